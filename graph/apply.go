@@ -1,0 +1,638 @@
+package graph
+
+import (
+	"cmp"
+	"crypto/sha256"
+	"encoding/binary"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+)
+
+const (
+	// MaxFuture is how far an update's At may be ahead of the hub's clock: a
+	// producer whose clock is wrong by more would win every comparison by time.
+	MaxFuture = 5 * time.Minute
+	// MaxDeps bounds the dependencies of one resource: the longest real list
+	// pages have about 50,000 links; 65,536 edges are a commit of about 1 MiB.
+	MaxDeps = 65_536
+	// MaxURI bounds a URI in bytes; keys of the store hold it whole.
+	MaxURI = 2_048
+	// MaxToken bounds a version, a hash, what was seen, an update id and a type.
+	MaxToken = 255
+	// MaxBuckets and MaxAspects bound the lists of one update.
+	MaxBuckets = 64
+	MaxAspects = 256
+)
+
+// seenID identifies an accepted update: a digest of publisher, id and URI.
+type seenID [16]byte
+
+// edge is one dependency of an update with the id it had when it was looked
+// up, 0 if it had none.
+type edge struct {
+	id   ID
+	uri  string
+	seen string
+}
+
+// prepared is an update with what could be found out beside the apply loop.
+type prepared struct {
+	*Update
+	id     ID
+	edges  []edge // distinct, without itself
+	digest uint64 // of edges, type, buckets and expiry; 0 if it leaves some of them as they are
+	seen   seenID
+	at     int64
+	found  bool // ids of edges were looked up; a repetition of what the store has needs none
+	proven bool // it carries a token or something seen
+}
+
+// validate reports what is wrong with an update.
+func (u *Update) validate(now time.Time) (field, reason string) {
+	switch {
+	case len(u.ID) > MaxToken:
+		return "id", "longer than 255 bytes"
+	case len(u.Type) > MaxToken:
+		return "type", "longer than 255 bytes"
+	case len(u.Version) > MaxToken:
+		return "version", "longer than 255 bytes"
+	case len(u.Hash) > MaxToken:
+		return "hash", "longer than 255 bytes"
+	case u.Action > ActionPurge:
+		return "action", "not update, delete or purge"
+	case u.At.After(now.Add(MaxFuture)):
+		return "at", "more than 5 minutes ahead of this hub's clock"
+	case !u.At.IsZero() && u.At.Before(time.Unix(0, 0)):
+		return "at", "before 1970"
+	case len(u.Deps) > MaxDeps:
+		return "deps", "more than 65536 dependencies"
+	case len(u.Buckets) > MaxBuckets:
+		return "buckets", "more than 64 buckets"
+	case len(u.Aspects) > MaxAspects:
+		return "aspects", "more than 256 aspects"
+	case u.Action != ActionUpdate && len(u.Deps) > 0:
+		return "deps", "a delete or purge has no dependencies"
+	}
+	if strings.HasPrefix(u.URI, "ticker:") {
+		return "uri", "a ticker is updated by the hub alone; name it as a dependency"
+	}
+	for _, d := range u.Deps {
+		if len(d.Seen) > MaxToken {
+			return "deps", "seen is longer than 255 bytes"
+		}
+		if reason := checkTicker(d.URI); reason != "" {
+			return "deps", reason
+		}
+	}
+	for _, a := range u.Aspects {
+		if a == "" || len(a) > MaxToken {
+			return "aspects", "an aspect is empty or longer than 255 bytes"
+		}
+	}
+	return "", ""
+}
+
+// prepare computes what needs no lock.
+func (s *Store) prepare(publisher string, u *Update) (prepared, error) {
+	p := prepared{Update: u, proven: !u.Token.IsZero() && u.Token.Epoch == s.epoch}
+	if !u.At.IsZero() {
+		p.at = u.At.UnixMicro()
+	}
+	if u.ID != "" {
+		sum := sha256.Sum256(append(appendText(appendText(nil, publisher), u.ID), u.URI...))
+		copy(p.seen[:], sum[:])
+	}
+	p.collectEdges()
+	var err error
+	if p.id, _, err = s.lookup(u.URI); err != nil {
+		return p, err
+	}
+	if p.id != 0 && p.digest != 0 && s.repeats(&p) {
+		return p, nil
+	}
+	return p, s.lookupEdges(&p)
+}
+
+// collectEdges makes the list of dependencies distinct and without itself, and
+// sums up what the update says apart from its content.
+func (p *prepared) collectEdges() {
+	u := p.Update
+	distinct := make(map[string]struct{}, len(u.Deps))
+	p.edges = make([]edge, 0, len(u.Deps))
+	var sum uint64
+	for _, d := range u.Deps {
+		if _, twice := distinct[d.URI]; twice || d.URI == u.URI {
+			continue
+		}
+		distinct[d.URI] = struct{}{}
+		p.edges = append(p.edges, edge{uri: d.URI, seen: d.Seen})
+		p.proven = p.proven || d.Seen != ""
+		sum += xxhash.Sum64String(d.URI) ^ bitsOf(d.Seen)
+	}
+	if u.Deps == nil {
+		return
+	}
+	if u.Buckets != nil {
+		sum = sum*31 + 1
+	}
+	for _, name := range u.Buckets {
+		sum = sum*31 + xxhash.Sum64String(name)
+	}
+	sum = sum*31 + xxhash.Sum64String(u.Type)
+	if !u.Expires.IsZero() {
+		sum += uint64(u.Expires.UnixMicro())
+	}
+	p.digest = max(sum, 1)
+}
+
+// bitsOf tells what was seen apart from which dependency it was seen of.
+func bitsOf(seen string) uint64 { return xxhash.Sum64String(seen) * 0x9e3779b97f4a7c15 }
+
+// repeats reports whether p says the same of its dependencies as its last
+// update did. It reads beside the apply loop, so it is only a hint.
+func (s *Store) repeats(p *prepared) bool {
+	r, err := readRow(s.db, p.id)
+	return err == nil && r.digest == p.digest
+}
+
+func (s *Store) lookupEdges(p *prepared) error {
+	for i := range p.edges {
+		id, _, err := s.lookup(p.edges[i].uri)
+		if err != nil {
+			return err
+		}
+		p.edges[i].id = id
+	}
+	p.found = true
+	return nil
+}
+
+// outcome is what became of one update.
+type outcome uint8
+
+const (
+	outcomeSame outcome = iota
+	outcomeChanged
+	outcomeDuplicate
+	outcomeOutdated
+)
+
+// apply is one update of a request.
+func (t *txn) apply(p *prepared) outcome {
+	if p.ID != "" && t.duplicate(p.seen) {
+		return outcomeDuplicate
+	}
+	if p.id == 0 {
+		p.id = t.intern(p.URI)
+	}
+	if p.at == 0 {
+		p.at = t.now
+	}
+	if t.repetition(p) {
+		return outcomeSame
+	}
+	if !p.found && len(p.edges) > 0 {
+		check(t.s.lookupEdges(p))
+	}
+	o := t.applyOne(p)
+	if o == outcomeChanged && len(p.Aspects) > 0 && p.Action == ActionUpdate {
+		t.touchAspects(p)
+	}
+	return o
+}
+
+// duplicate remembers an idempotency key and reports whether it was known.
+func (t *txn) duplicate(id seenID) bool {
+	if _, ok := t.accepted[id]; ok {
+		return true
+	}
+	day := uint32(t.now / (24 * time.Hour).Microseconds())
+	for _, d := range []uint32{day, day - 1} {
+		_, closer, err := t.s.db.Get(append(seenDay(d), id[:]...))
+		if err == nil {
+			check(closer.Close())
+			return true
+		}
+	}
+	if t.accepted == nil {
+		t.accepted = map[seenID]struct{}{}
+	}
+	t.accepted[id] = struct{}{}
+	check(t.b.Set(append(seenDay(day), id[:]...), nil, nil))
+	return false
+}
+
+// repetition applies an update that says exactly what the last one said, of a
+// clean resource that waits for nothing, while no job runs: then nothing can
+// have become newer, and only the time of its making moves.
+func (t *txn) repetition(p *prepared) bool {
+	if p.digest == 0 || p.Action != ActionUpdate || p.Hash == "" || len(p.Aspects) > 0 || t.s.jobs.any() {
+		return false
+	}
+	r := t.row(p.id)
+	if r.digest != p.digest || r.hash != p.Hash || r.version != p.Version || p.at < r.at || len(r.ahead) > 0 ||
+		r.is(rowReorder) || !r.is(rowKnown) || t.word(p.id).state() != Clean || t.word(p.id).is(wordUnproven) == p.proven ||
+		t.waits(p.id) {
+		return false
+	}
+	r = t.edit(p.id)
+	r.at, r.updated = p.at, t.s.seq
+	return true
+}
+
+// applyOne is the row "update", "delete" or "purge" of the state machine.
+func (t *txn) applyOne(p *prepared) outcome {
+	r := t.row(p.id)
+	artefact := len(p.edges) > 0 || p.Deps == nil && r.ndeps > 0
+	overlap, outdated := t.order(p, r, artefact)
+	switch {
+	case outdated:
+		return outcomeOutdated
+	case p.Action != ActionUpdate:
+		if r.is(rowHeard) && !r.is(rowKnown) && (p.Action == ActionPurge || r.version == versionNone) {
+			return outcomeSame // it is gone already
+		}
+		reason := ReasonEdit
+		if p.Action == ActionPurge {
+			reason = ReasonPurge
+		}
+		t.retire(p.id, p.Action, retirement{reason: reason, at: p.at, uid: p.causeID()})
+		return outcomeChanged
+	case overlap && r.is(rowKnown):
+		t.reorder(p)
+		return outcomeChanged
+	}
+	return t.remake(p, artefact, overlap)
+}
+
+func (p *prepared) causeID() string { return cmp.Or(p.Cause, p.ID) }
+
+// order compares an update with what was accepted before: outdated ones are
+// kept out; overlap means an artefact's making began before that of the one the
+// store has, so that nobody knows which of the two the cache holds.
+func (t *txn) order(p *prepared, r *row, artefact bool) (overlap, outdated bool) {
+	if !r.is(rowHeard) {
+		return false, false
+	}
+	early := p.at < r.at || p.at == r.at && r.is(rowReorder)
+	if p.Action != ActionUpdate {
+		return false, early
+	}
+	saw, ok1 := number(p.Version)
+	has, ok2 := number(r.version)
+	switch {
+	case ok1 && ok2 && saw != has:
+		return false, saw < has
+	case ok1 && ok2:
+		return early && artefact, false
+	}
+	return early && artefact, early && !artefact
+}
+
+// reorder does not apply a rendering that overlapped, but forgets the hash: the
+// artefact is stale until one with a later At comes.
+func (t *txn) reorder(p *prepared) {
+	r := t.edit(p.id)
+	r.set(rowReorder, true)
+	r.remember(r.hash)
+	r.hash, r.digest = "", 0
+	t.put(p.id, t.word(p.id).with(wordStale, true))
+	if t.waits(p.id) {
+		t.setState(p.id, Dirty)
+		return
+	}
+	t.ready(p.id, ask{reason: ReasonReorder, born: true, cause: cause{id: p.id, seq: r.changed, uid: p.causeID(), at: t.now}})
+}
+
+// remake applies an update that was not refused: content, edges, then whether
+// what it was made from is still what there is.
+func (t *txn) remake(p *prepared, artefact, overlap bool) outcome {
+	t.unmark(p.id)
+	r := t.edit(p.id)
+	confirmed := r.confirms(p.Version, p.Hash, artefact)
+	before, wasKnown := r.version, r.is(rowKnown)
+	changed := r.setContent(p.Version, p.Hash, artefact)
+	if p.at > r.at || !artefact {
+		r.at = p.at
+	}
+	r.set(rowHeard|rowKnown, true)
+	r.set(rowMissing|rowDiffering|rowReorder, false)
+	r.set(rowArtefact, artefact)
+	r.presumed, r.noticeDue, r.lease, r.failures = "", 0, 0, 0
+	t.setFacts(r, p)
+	c := cause{id: p.id, uid: p.causeID(), at: t.now}
+	if changed {
+		change := ChangeUpdated
+		if !wasKnown {
+			change = ChangeCreated
+		}
+		t.announce(r, c, change, ReasonEdit, artefact)
+		c.seq = r.changed
+	}
+	r.updated = t.s.seq
+	verdict := t.setEdges(r, p)
+	t.enter(p.id, verdict, overlap, p.proven, c)
+	switch {
+	case confirmed:
+	case changed:
+		t.startJob(p.id, jobChange, c)
+	case before != r.version:
+		t.resolveMarkers(r, c)
+	}
+	if changed {
+		return outcomeChanged
+	}
+	return outcomeSame
+}
+
+// setFacts takes over what an update says beside content and edges.
+func (t *txn) setFacts(r *row, p *prepared) {
+	r.digest = p.digest
+	if p.Type != "" {
+		r.typ = p.Type
+	}
+	if p.Buckets != nil {
+		t.setBuckets(r, p.Buckets)
+	}
+	r.expires = 0
+	if !p.Expires.IsZero() {
+		r.expires = p.Expires.UnixMicro()
+		t.later(r.expires, timer{kind: timerExpire, chunk: chunk{ids: []ID{r.id}}})
+	}
+}
+
+// announce writes the notice of a change and dates it: a primary changed when
+// its producer says, an artefact when its update arrived.
+func (t *txn) announce(r *row, c cause, change Change, reason Reason, artefact bool) {
+	r.changedAt = r.at
+	if artefact {
+		r.changedAt = max(r.at, t.now)
+	}
+	if artefact {
+		t.flap(r)
+	}
+	r.changed = t.changed(r.id, chunk{reason: reason, change: change, version: r.version, hash: r.hash,
+		cause: c.id, causeID: c.uid, causeAt: c.at})
+}
+
+// finding sums up the comparison of a resource with its dependencies.
+type finding struct {
+	stale bool
+	rule  Rule
+	due   int64 // stale by time only: from when on a rendering is provably newer
+}
+
+// setEdges replaces the edges and judges each dependency.
+func (t *txn) setEdges(r *row, p *prepared) finding {
+	edges := p.edges
+	if p.Deps != nil {
+		for i := range edges {
+			if edges[i].id == 0 {
+				edges[i].id = t.intern(edges[i].uri)
+			}
+		}
+		slices.SortFunc(edges, func(a, b edge) int { return cmp.Compare(a.id, b.id) })
+		ids := make([]ID, len(edges))
+		for i, e := range edges {
+			ids[i] = e.id
+		}
+		t.replaceEdges(r.id, ids)
+	} else {
+		edges = nil
+		r.eachDep(func(x ID) bool { edges = append(edges, edge{id: x}); return true })
+	}
+	e := evidence{at: p.at, born: r.born}
+	if p.Token.Epoch == t.s.epoch && p.Token.Seq <= t.s.seq {
+		e.token, e.hasToken = p.Token.Seq, true
+	}
+	f, byTimeOnly := finding{}, true
+	for i := range edges {
+		v, rule := t.judgeEdge(r.id, &edges[i], e)
+		if v != newer {
+			continue
+		}
+		f.stale, f.rule = true, rule
+		if rule == RuleTime {
+			f.due = max(f.due, t.row(edges[i].id).changedAt+deferral.Microseconds())
+		} else {
+			byTimeOnly = false
+		}
+	}
+	if !byTimeOnly {
+		f.due = 0
+	}
+	return f
+}
+
+// judgeEdge compares d with one dependency, as its update says.
+func (t *txn) judgeEdge(d ID, g *edge, e evidence) (verdict, Rule) {
+	t.s.jobs.skip(g.id, d)
+	x := t.row(g.id)
+	if !x.is(rowHeard) {
+		if x.presume(g.seen) {
+			t.edit(g.id)
+		}
+		return notNewer, RulePresumed
+	}
+	e.seen = g.seen
+	v, rule := judge(x, e, func() string { return t.baseVersion(t.name(g)) })
+	if v == ahead {
+		t.mark(d, g.id, g.seen)
+	}
+	return v, rule
+}
+
+func (t *txn) name(g *edge) string {
+	if g.uri == "" {
+		g.uri = t.uri(g.id)
+	}
+	return g.uri
+}
+
+// enter moves a resource that was just made to the state it belongs in.
+func (t *txn) enter(d ID, f finding, overlap, proven bool, c cause) {
+	stale := f.stale || overlap
+	t.put(d, t.word(d).with(wordStale, stale).with(wordUnproven, !proven))
+	if !stale {
+		t.edit(d).born = 0
+	}
+	switch {
+	case t.waits(d):
+		t.setState(d, Dirty)
+	case overlap:
+		t.ready(d, ask{reason: ReasonReorder, born: true, cause: c})
+	case stale:
+		t.ready(d, ask{reason: ReasonDependency, rule: f.rule, due: f.due, born: true, cause: c})
+	default:
+		t.setState(d, Clean)
+	}
+}
+
+// resolveMarkers lets those that are ahead of x look at its new version,
+// although its content is the same.
+func (t *txn) resolveMarkers(x *row, c cause) {
+	on := t.markersOn(x.id, 0, 1<<40-1)
+	ids := make([]ID, 0, len(on))
+	for d := range on {
+		ids = append(ids, d)
+	}
+	slices.Sort(ids)
+	for _, d := range ids {
+		t.changeAt(x, d, on[d], true, Prompt, c)
+	}
+}
+
+// changeAt is a change of x seen by one dependent, which holds a marker on x if
+// marker is not "" or marked is true.
+func (t *txn) changeAt(x *row, d ID, marker string, marked bool, lane Lane, c cause) {
+	w := t.word(d)
+	if w.state() == Stub {
+		return
+	}
+	if marked && t.matched(x, d, marker) {
+		t.settle(d, lane, c)
+		return
+	}
+	t.put(d, w.with(wordStale, true))
+	if w.state() != Clean && w.state() != Dirty {
+		return // one notice is out already
+	}
+	if t.waits(d) {
+		t.setState(d, Dirty)
+		return
+	}
+	var due int64
+	if w.is(wordUnproven) {
+		due = x.changedAt + deferral.Microseconds()
+	}
+	t.ready(d, ask{reason: ReasonDependency, rule: RuleChange, lane: lane, cause: c, due: due})
+}
+
+// retirement is why and when a resource goes.
+type retirement struct {
+	reason Reason
+	at     int64
+	uid    string
+}
+
+// retire makes a resource a stub. A delete forgets its content, which becomes
+// previous; a purge keeps it, to recognise it when it is made again.
+func (t *txn) retire(id ID, a Action, why retirement) {
+	t.unmark(id)
+	r := t.edit(id)
+	confirmed := a == ActionDelete && r.confirms(versionNone, "", false)
+	if a == ActionDelete {
+		r.remember(r.version)
+		r.remember(r.hash)
+		r.version, r.hash, r.aliases = versionNone, "", nil
+		r.set(rowAmbiguous, false)
+	}
+	r.set(rowKnown|rowMissing|rowDiffering|rowReorder, false)
+	r.set(rowHeard, true)
+	r.presumed, r.digest, r.born, r.noticeDue, r.expires, r.lease, r.failures = "", 0, 0, 0, 0, 0, 0
+	r.at = max(r.at, why.at)
+	c := cause{id: id, uid: why.uid, at: t.now}
+	t.announce(r, c, ChangeDeleted, why.reason, false)
+	c.seq = r.changed
+	t.replaceEdges(id, nil)
+	t.setState(id, Stub)
+	t.put(id, t.word(id).with(wordUnproven|wordDamped, false))
+	if !t.word(id).is(wordDependents) {
+		t.orphaned(id)
+	}
+	if !confirmed {
+		t.startJob(id, jobChange, c)
+	}
+}
+
+// touchAspects makes a change of each aspect that an update names, and of the
+// aspects these are parts of. Aspects that are made from others have updates of
+// their own.
+func (t *txn) touchAspects(p *prepared) {
+	names := map[string]bool{}
+	for _, a := range p.Aspects {
+		if a == "*" {
+			for _, uri := range t.aspectsOf(p.URI) {
+				names[uri] = true
+			}
+			continue
+		}
+		for a != "" {
+			names[p.URI+"#"+a] = true
+			a = a[:max(strings.LastIndexByte(a, '.'), 0)]
+		}
+	}
+	uris := make([]string, 0, len(names))
+	for uri := range names {
+		uris = append(uris, uri)
+	}
+	slices.Sort(uris)
+	for _, uri := range uris {
+		id, ok := t.find(uri)
+		if !ok || t.row(id).ndeps > 0 || t.row(id).purged() {
+			continue // nobody named it, or it is made from others
+		}
+		t.touch(id, p)
+	}
+}
+
+// touch is the change of one aspect: its version is its base's.
+func (t *txn) touch(id ID, p *prepared) {
+	r := t.edit(id)
+	confirmed := r.confirms(p.Version, "", false)
+	change := ChangeUpdated
+	if !r.is(rowKnown) {
+		change = ChangeCreated
+	}
+	if r.version != p.Version {
+		r.remember(r.version)
+	}
+	r.remember(r.hash)
+	r.version, r.hash, r.aliases, r.presumed = p.Version, "", nil, ""
+	r.set(rowHeard|rowKnown, true)
+	r.set(rowMissing|rowDiffering, false)
+	r.at = max(r.at, p.at)
+	c := cause{id: p.id, uid: p.causeID(), at: t.now}
+	t.announce(r, c, change, ReasonEdit, false)
+	c.seq = r.changed
+	if t.word(id).state() == Stub {
+		t.setState(id, Clean)
+	}
+	if !confirmed {
+		t.startJob(id, jobChange, c)
+	}
+}
+
+// aspectsOf lists the resources that are aspects of uri.
+func (t *txn) aspectsOf(uri string) []string {
+	prefix := uriKey(uri + "#")
+	it := t.iter(prefix, after(prefix))
+	var uris []string
+	for it.First(); it.Valid(); it.Next() {
+		uris = append(uris, string(it.Key()[1:]))
+	}
+	check(it.Error())
+	check(it.Close())
+	return uris
+}
+
+// seenKeepDays is how many days of idempotency keys are looked at: today's and
+// yesterday's, so that each is remembered 24 to 48 hours.
+const seenKeepDays = 2
+
+// forgetSeen drops the idempotency keys that are too old to be looked at.
+func (t *txn) forgetSeen() {
+	day := uint32(t.now / (24 * time.Hour).Microseconds())
+	check(t.b.DeleteRange([]byte{spaceSeen}, seenDay(day-seenKeepDays+1), nil))
+}
+
+// digestOf keeps a hash of arbitrary facts for jitter that is the same in every run.
+func digestOf(a, b uint64) uint64 {
+	var buf [16]byte
+	binary.LittleEndian.PutUint64(buf[:], a)
+	binary.LittleEndian.PutUint64(buf[8:], b)
+	return xxhash.Sum64(buf[:])
+}

@@ -1,0 +1,149 @@
+package graph
+
+import (
+	"encoding/binary"
+	"math"
+)
+
+// A journal chunk is up to 1,024 notices of one cause, under the key of the
+// first one's seq:
+//
+//	chunkFormat  flags  reason  rule  attempt
+//	count  at  cause  causeSeq  causeAt-at
+//	causeID  version  hash
+//	delta of id…
+//
+// flags is kind (1 bit), lane (1 bit) and change (2 bits) from the lowest up,
+// the other bits zero. The second line is uvarints, at and causeAt-at zigzag.
+// Texts are a uvarint length and bytes. The ids are deltas as in a posting
+// block, except that no id is 0.
+const chunkFormat = 1
+
+// maxChunk bounds the notices of one chunk: larger ones delay the small updates
+// that commit beside a fan-out, and a reader decodes a whole chunk for one notice.
+const maxChunk = 1024
+
+// chunk is a run of notices with consecutive seqs: notice i has seq first+i.
+type chunk struct {
+	first    uint64 // from the key, not encoded
+	kind     Kind
+	reason   Reason
+	rule     Rule
+	lane     Lane
+	change   Change
+	attempt  uint8
+	at       int64 // µs since 1970
+	cause    ID    // resource whose update it was; 0 if there is none
+	causeSeq uint64
+	causeID  string
+	causeAt  int64 // µs since 1970
+	version  string
+	hash     string
+	ids      []ID // ascending and distinct, 1 to maxChunk
+}
+
+// append appends the encoded chunk.
+func (c *chunk) append(b []byte) []byte {
+	if len(c.ids) == 0 || len(c.ids) > maxChunk {
+		panic("graph: a chunk has 1 to 1,024 notices")
+	}
+	flags := byte(c.kind) | byte(c.lane)<<1 | byte(c.change)<<2
+	b = append(b, chunkFormat, flags, byte(c.reason), byte(c.rule), c.attempt)
+	b = appendUvarint(b, uint64(len(c.ids)))
+	b = binary.AppendVarint(b, c.at)
+	b = appendUvarint(b, uint64(c.cause))
+	b = appendUvarint(b, c.causeSeq)
+	b = binary.AppendVarint(b, c.causeAt-c.at)
+	for _, s := range [...]string{c.causeID, c.version, c.hash} {
+		b = append(appendUvarint(b, uint64(len(s))), s...)
+	}
+	return appendIDs(b, 1, c.ids)
+}
+
+// chunkReader takes a chunk apart from the front. After a fault all it returns
+// is zero and bad stays set.
+type chunkReader struct {
+	b   []byte
+	bad bool
+}
+
+func (r *chunkReader) byte() byte {
+	if len(r.b) == 0 {
+		r.bad = true
+		return 0
+	}
+	v := r.b[0]
+	r.b = r.b[1:]
+	return v
+}
+
+func (r *chunkReader) uvarint(limit uint64) uint64 {
+	v, size := uvarint(r.b)
+	if size <= 0 || v > limit {
+		r.b, r.bad = nil, true
+		return 0
+	}
+	r.b = r.b[size:]
+	return v
+}
+
+func (r *chunkReader) varint() int64 {
+	v := r.uvarint(math.MaxUint64)
+	return int64(v>>1) ^ -int64(v&1)
+}
+
+func (r *chunkReader) text() string {
+	n := r.uvarint(uint64(len(r.b)))
+	if n > uint64(len(r.b)) {
+		r.b, r.bad = nil, true
+		return ""
+	}
+	s := string(r.b[:n])
+	r.b = r.b[n:]
+	return s
+}
+
+// head reads up to the time of writing, and returns how many ids there are.
+func (r *chunkReader) head(c *chunk) (n int) {
+	if r.byte() != chunkFormat {
+		r.bad = true
+	}
+	flags := r.byte()
+	c.kind, c.lane, c.change = Kind(flags&1), Lane(flags>>1&1), Change(flags>>2&3)
+	c.reason, c.rule, c.attempt = Reason(r.byte()), Rule(r.byte()), r.byte()
+	n = int(r.uvarint(maxChunk))
+	c.at = r.varint()
+	r.bad = r.bad || flags >= 1<<4 || n == 0 ||
+		int(c.reason) >= len(reasonNames) || int(c.rule) >= len(ruleNames)
+	return n
+}
+
+// chunkHeader returns what a reader needs to decide whether it wants the chunk,
+// without decoding ids and texts.
+func chunkHeader(b []byte) (lane Lane, kind Kind, n int, at int64, err error) {
+	var c chunk
+	r := chunkReader{b: b}
+	if n = r.head(&c); r.bad {
+		return 0, 0, 0, 0, malformed("chunk", "bad header")
+	}
+	return c.lane, c.kind, n, c.at, nil
+}
+
+// decodeChunk reads the chunk whose first notice has seq first.
+func decodeChunk(first uint64, b []byte) (chunk, error) {
+	c := chunk{first: first}
+	r := chunkReader{b: b}
+	n := r.head(&c)
+	c.cause = ID(r.uvarint(idLimit - 1))
+	c.causeSeq = r.uvarint(math.MaxUint64)
+	c.causeAt = c.at + r.varint()
+	c.causeID, c.version, c.hash = r.text(), r.text(), r.text()
+	if r.bad || n > len(r.b) {
+		return chunk{}, malformed("chunk", "bad header")
+	}
+	var err error
+	if c.ids, err = decodeIDs(r.b, n, 1, idLimit, make([]ID, 0, n)); err != nil {
+		return chunk{}, err
+	}
+	return c, nil
+}

@@ -1,0 +1,91 @@
+package graph
+
+import (
+	"encoding/binary"
+	"slices"
+	"time"
+)
+
+// orphaned notes that nobody may depend on x any more. A collected type goes at
+// once; a stub after keepID, if it still is one.
+func (t *txn) orphaned(x ID) {
+	if len(t.s.collect) > 0 && t.s.collect[t.row(x).typ] {
+		t.unneeded = append(t.unneeded, x)
+	}
+	// To the day, so that a resource whose edges come and go has few of these rows.
+	const day = 24 * time.Hour
+	due := (t.now + (keepID + day).Microseconds()) / day.Microseconds() * day.Microseconds()
+	check(t.b.Set(orphanKey(due, x), nil, nil))
+}
+
+// collect forgets stubs that nobody has named for keepID and that no kept chunk
+// of the journal names. Their ids are free.
+func (t *txn) collect() {
+	it := t.iter([]byte{spaceOrphan}, seqKey(spaceOrphan, uint64(t.now)))
+	type candidate struct {
+		key []byte
+		id  ID
+	}
+	var due []candidate
+	for it.First(); it.Valid() && len(due) < orphanStep; it.Next() {
+		due = append(due, candidate{slices.Clone(it.Key()), parseID(it.Key()[9:])})
+	}
+	check(it.Error())
+	check(it.Close())
+	for _, c := range due {
+		check(t.b.Delete(c.key, nil))
+		since := int64(binary.BigEndian.Uint64(c.key[1:])) - (keepID + 24*time.Hour).Microseconds()
+		t.collectOne(c.id, since)
+	}
+}
+
+// collectOne forgets id if nobody named it since a time.
+func (t *txn) collectOne(id ID, since int64) {
+	w := t.word(id)
+	if w.is(wordHot) && t.countDependents(id) == 0 {
+		check(t.b.DeleteRange(idKey(spacePosting, id), after(idKey(spacePosting, id)), nil))
+		w = w.with(wordHot|wordDependents, false)
+		t.put(id, w)
+	}
+	r := t.row(id)
+	if w.state() != Stub || w.is(wordDependents) || r.is(rowKnown) {
+		return // in use again; when it becomes an orphan again it is noted again
+	}
+	if r.changed > t.s.trimmedTo() || t.keptSince(since) {
+		t.orphaned(id) // the journal names it, or may
+		return
+	}
+	uri := t.uri(id)
+	for _, key := range [][]byte{uriKey(uri), idKey(spaceName, id), idKey(spaceRow, id), idKey(spacePosting, id)} {
+		check(t.b.Delete(key, nil))
+	}
+	check(t.b.Set(idKey(spaceFree, id), nil, nil))
+	t.put(id, 0)
+	delete(t.rows, id)
+	t.s.rows.Remove(id)
+	t.s.degrees.Remove(id)
+	t.s.ids.Remove(uri)
+	t.s.names.Remove(id)
+	t.s.free = append(t.s.free, id)
+	t.s.collects++
+	t.s.col.counts[Stub]--
+}
+
+// trimmedTo is the position up to which the journal is gone.
+func (s *Store) trimmedTo() uint64 {
+	oldest, _ := s.journal.bounds()
+	return oldest
+}
+
+// keptSince reports whether the journal still reaches back to a time at which
+// the resource may have been named.
+func (t *txn) keptSince(since int64) bool {
+	it := t.iter([]byte{spaceJournal}, []byte{spaceJournal + 1})
+	defer func() { check(it.Close()) }()
+	if !it.First() {
+		return false
+	}
+	_, _, _, at, err := chunkHeader(it.Value())
+	check(err)
+	return at <= since
+}

@@ -1,0 +1,40 @@
+// Package graph keeps which resource is made from which others, runs each
+// resource's state machine, and appends a [Notice] to the journal when one is to
+// be fetched or made again. It is the only room that touches the store, and the
+// only one that knows how many there are.
+//
+// The order that keeps a crash safe: edges, states, timers and notices of one
+// request land in one batch; the caller is answered, and readers see the
+// notices, only after that batch is durable. Time comes in with each request;
+// the apply loop never reads a clock, so that the same input makes the same
+// store.
+//
+// A single writer applies requests ([Store.Run]); callers parse, check and look
+// up ids beside it. Two bytes of each resource are resident (its state and a
+// few flags); everything else is read when it is needed. A change with many
+// dependents becomes a job: a durable position in the list of dependents, which
+// moves on between small updates.
+//
+// Keys, with ids as 5 bytes and numbers as 8, big-endian:
+//
+//	M name           → format, epoch, ends of the journal
+//	U uri            → id
+//	I id             → uri
+//	F id             → row: version, hash, times, what was seen, dependencies
+//	R dst            → dependents of dst, one block while there are at most 2,048
+//	R dst src>>16    → the same in buckets, above that
+//	S id>>10         → states of 1,024 resources
+//	A dst src        → src is ahead of dst: what it saw of it
+//	L seq            → journal: up to 1,024 notices with one cause
+//	K day digest     → update ids accepted that day
+//	J job            → a fan-out and how far it is
+//	T due n          → timer
+//	B key 0 id>>16   → resources that carry a grouping key
+//	O due id         → to be looked at for collection
+//	N id             → id that is free to be given again
+//
+// C, D and P are kept for channels, delivery cursors and peers. R, S and B are
+// written by blind merges; the merge operator folds them.
+//
+// Imports nothing of ours. Starts no goroutine but inside [Store.Run].
+package graph

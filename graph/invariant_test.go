@@ -1,0 +1,114 @@
+package graph
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+)
+
+// Invariants of the state machine that hold at every moment, each a function
+// that says what is wrong, "" if nothing, and with whom.
+
+// checkInvariants returns the first that is broken.
+func (w *world) checkInvariants() (x int, wrong string) {
+	for _, check := range []func() (int, string){w.checkEdges, w.checkClean, w.checkReady, w.checkDirty} {
+		if x, wrong := check(); wrong != "" {
+			return x, wrong
+		}
+	}
+	return -1, ""
+}
+
+// checkEdges: x lists d as a dependent iff d lists x as a dependency, and d's
+// dependencies are those of its last accepted update.
+func (w *world) checkEdges() (int, string) {
+	dependents := map[string][]string{}
+	for x, t := range w.things {
+		deps := w.g.dependencies(t.uri)
+		var want []string
+		for y := range t.toldOf {
+			if y != x {
+				want = append(want, w.things[y].uri)
+			}
+		}
+		slices.Sort(want)
+		if got := slices.Sorted(slices.Values(deps)); !slices.Equal(got, want) && t.toldOf != nil {
+			return x, fmt.Sprintf("it depends on %v, want %v", got, want)
+		}
+		for _, y := range deps {
+			dependents[y] = append(dependents[y], t.uri)
+		}
+	}
+	for x, t := range w.things {
+		got, want := slices.Sorted(slices.Values(w.g.dependents(t.uri))), slices.Sorted(slices.Values(dependents[t.uri]))
+		if !slices.Equal(got, want) {
+			return x, fmt.Sprintf("its dependents are %v, want %v", got, want)
+		}
+	}
+	return -1, ""
+}
+
+// checkClean: who was made from what a primary was before the hub last heard of
+// it is stale, at every moment, whether the change has reached it or not.
+func (w *world) checkClean() (int, string) {
+	for d, t := range w.things {
+		if t.kind != rendering || t.toldOf == nil {
+			continue
+		}
+		s := w.g.status(t.uri)[0]
+		if s.Stale {
+			continue
+		}
+		for _, x := range slices.Sorted(maps.Keys(t.toldOf)) {
+			had := t.toldOf[x]
+			if has := w.things[x].told; w.things[x].kind != rendering && has.change > had.change && has.content != had.content {
+				return d, fmt.Sprintf("it is %s and not stale, but was made from %q of %s, and the hub has heard of %q",
+					s.State, had.content, w.name(x), has.content)
+			}
+		}
+	}
+	return -1, ""
+}
+
+// checkReady: a ready resource was told since its last update, or has a time at
+// which it will be; a pending one has a lease; and the store knows when.
+func (w *world) checkReady() (int, string) {
+	w.hear()
+	due, timed := w.g.due()
+	for x, t := range w.things {
+		r := w.g.resource(t.uri)
+		switch {
+		case r.State == Pending && (r.LeaseUntil.IsZero() || !timed || due.After(r.LeaseUntil)):
+			return x, fmt.Sprintf("it is pending until %s, and the store is next due %s", r.LeaseUntil, due)
+		case r.State != Ready || r.Failed:
+		case !r.NoticeDue.IsZero():
+			if own := r.NoticeDue.After(w.g.now()); !timed || own && due.After(r.NoticeDue) {
+				return x, fmt.Sprintf("it is to be told at %s, and the store is next due %s", r.NoticeDue, due)
+			}
+		case !w.toldSince[t.uri]:
+			return x, "it is ready, and nobody was told"
+		case !timed:
+			return x, "it was told, and there is no retry"
+		}
+	}
+	return -1, ""
+}
+
+// checkDirty: who waits, waits for an unsettled dependency or for a change that
+// is on its way to it; and not longer than starvation allows.
+func (w *world) checkDirty() (int, string) {
+	for x, t := range w.things {
+		if w.g.resource(t.uri).State != Dirty {
+			continue
+		}
+		waits := len(w.g.s.Jobs()) > 0
+		for _, y := range w.g.dependencies(t.uri) {
+			r := w.g.resource(y)
+			waits = waits || r.State != Stub && r.State != Clean && !r.Failed
+		}
+		if !waits {
+			return x, "it waits for nobody"
+		}
+	}
+	return -1, ""
+}

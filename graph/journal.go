@@ -1,0 +1,307 @@
+package graph
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"sort"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+)
+
+const (
+	// DefaultKeepAge is how long the journal is kept: a mirror that was away for
+	// a week catches up from it.
+	DefaultKeepAge = 7 * 24 * time.Hour
+	// defaultTailBytes bounds the newest journal held in memory for live readers.
+	defaultTailBytes = 64 << 20
+	// chunkOverhead is what a chunk in memory costs beside its ids and texts.
+	chunkOverhead = 200
+)
+
+// journal is the readers' side of the log: what is durable, its newest part in
+// memory, and who waits for more. The apply loop publishes to it.
+type journal struct {
+	mu     sync.Mutex
+	tail   []chunk // contiguous, ends at newest
+	bytes  int64
+	limit  int64
+	oldest uint64        // everything up to it is trimmed
+	newest uint64        // everything up to it is durable
+	wake   chan struct{} // closed when newest moves
+}
+
+func (j *journal) publish(chunks []chunk, newest uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for i := range chunks {
+		j.bytes += chunks[i].size()
+	}
+	j.tail = append(j.tail, chunks...)
+	drop := 0
+	for j.bytes > j.limit && drop < len(j.tail)-1 {
+		j.bytes -= j.tail[drop].size()
+		drop++
+	}
+	j.tail = j.tail[drop:] // never moved in place: readers hold parts of it
+	j.newest = newest
+	close(j.wake)
+	j.wake = make(chan struct{})
+}
+
+func (c *chunk) size() int64 {
+	return chunkOverhead + int64(len(c.ids))*8 + int64(len(c.causeID)+len(c.version)+len(c.hash))
+}
+
+// last is the position of a chunk's last notice.
+func (c *chunk) last() uint64 { return c.first + uint64(len(c.ids)) - 1 }
+
+// after returns the chunks of the tail that hold positions after seq; ok is
+// false if some of them are in the store alone.
+func (j *journal) after(seq uint64) (chunks []chunk, newest uint64, wake chan struct{}, ok bool) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if len(j.tail) == 0 || seq+1 < j.tail[0].first {
+		return nil, j.newest, j.wake, seq >= j.newest
+	}
+	i := sort.Search(len(j.tail), func(i int) bool { return j.tail[i].last() > seq })
+	return j.tail[i:len(j.tail):len(j.tail)], j.newest, j.wake, true
+}
+
+func (j *journal) bounds() (oldest, newest uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.oldest, j.newest
+}
+
+// Token returns the newest durable position. A producer that begins now and
+// sends it back with its update proves what it cannot have missed.
+func (s *Store) Token() Cursor {
+	_, newest := s.journal.bounds()
+	return Cursor{s.epoch, newest}
+}
+
+// Oldest returns the position before the oldest kept notice.
+func (s *Store) Oldest() Cursor {
+	oldest, _ := s.journal.bounds()
+	return Cursor{s.epoch, oldest}
+}
+
+// ReadFrom returns up to limit durable notices strictly after c, in journal
+// order, and the cursor to pass next. It blocks until there is one or ctx ends,
+// and then returns ctx's error. A position that cannot be served is a
+// [ResetError]. What is read live and what is read from the store has no seam.
+func (s *Store) ReadFrom(ctx context.Context, c Cursor, limit int) ([]Notice, Cursor, error) {
+	for {
+		if err := s.servable(c); err != nil {
+			return nil, c, err
+		}
+		chunks, newest, wake, ok := s.journal.after(c.Seq)
+		if !ok {
+			var err error
+			if chunks, err = s.stored(c.Seq, newest, limit); err != nil {
+				return nil, c, err
+			}
+			if len(chunks) == 0 { // trimmed while we looked
+				return nil, c, &ResetError{Reason: "trimmed", Oldest: Cursor{s.epoch, newest}, Newest: Cursor{s.epoch, newest}}
+			}
+		}
+		if len(chunks) > 0 {
+			if first := chunks[0].first; first > c.Seq+1 { // trimmed while we looked
+				return nil, c, &ResetError{Reason: "trimmed", Oldest: Cursor{s.epoch, first - 1}, Newest: Cursor{s.epoch, newest}}
+			}
+			notices, err := s.notices(chunks, c.Seq, limit)
+			if err != nil || len(notices) == 0 {
+				return nil, c, err
+			}
+			return notices, notices[len(notices)-1].Cursor, nil
+		}
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return nil, c, ctx.Err()
+		case <-s.stopped:
+			return nil, c, ErrClosed
+		}
+	}
+}
+
+// servable reports a cursor of another life, trimmed or in the future.
+func (s *Store) servable(c Cursor) error {
+	oldest, newest := s.journal.bounds()
+	reason := ""
+	switch {
+	case c.Epoch != s.epoch:
+		reason = "epoch"
+	case c.Seq < oldest:
+		reason = "trimmed"
+	case c.Seq > newest:
+		reason = "future"
+	default:
+		return nil
+	}
+	return &ResetError{Reason: reason, Oldest: Cursor{s.epoch, oldest}, Newest: Cursor{s.epoch, newest}}
+}
+
+// stored reads the chunks after seq up to newest from the store, with limit
+// notices or a few more.
+func (s *Store) stored(seq, newest uint64, limit int) ([]chunk, error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceJournal}, UpperBound: seqKey(spaceJournal, newest+1)})
+	if err != nil {
+		return nil, err
+	}
+	var chunks []chunk
+	n := 0
+	// The chunk that holds seq+1 may begin before it.
+	ok := it.SeekLT(seqKey(spaceJournal, seq+2))
+	if !ok {
+		ok = it.First()
+	}
+	for ; ok && n < limit; ok = it.Next() {
+		c, err := decodeChunk(binary.BigEndian.Uint64(it.Key()[1:]), it.Value())
+		if err != nil {
+			return nil, errors.Join(err, it.Close())
+		}
+		if c.last() <= seq {
+			continue
+		}
+		n += int(c.last() - max(seq, c.first-1))
+		chunks = append(chunks, c)
+	}
+	return chunks, errors.Join(it.Error(), it.Close())
+}
+
+// notices spells out up to limit notices of chunks after seq.
+func (s *Store) notices(chunks []chunk, seq uint64, limit int) ([]Notice, error) {
+	var out []Notice
+	for i := range chunks {
+		c := &chunks[i]
+		head := Notice{Kind: c.kind, Version: c.version, Hash: c.hash, Change: c.change, Reason: c.reason, Rule: c.rule,
+			Lane: c.lane, Attempt: int(c.attempt), At: timeOf(c.at), Cause: Cause{ID: c.causeID, At: timeOf(c.causeAt)}}
+		if c.cause != 0 {
+			uri, err := s.nameOf(c.cause)
+			if err != nil {
+				return nil, err
+			}
+			head.Cause.URI = uri
+		}
+		for k, id := range c.ids {
+			at := c.first + uint64(k)
+			if at <= seq {
+				continue
+			}
+			if len(out) == limit {
+				return out, nil
+			}
+			n := head
+			n.Cursor = Cursor{s.epoch, at}
+			var err error
+			if n.URI, err = s.nameOf(id); err != nil {
+				return nil, err
+			}
+			r, err := readRow(s.db, id)
+			if err != nil {
+				return nil, err
+			}
+			n.Type, n.Buckets = r.typ, r.buckets
+			out = append(out, n)
+		}
+	}
+	return out, nil
+}
+
+func timeOf(us int64) time.Time {
+	if us == 0 {
+		return time.Time{}
+	}
+	return time.UnixMicro(us).UTC()
+}
+
+// Since returns the cursor just before the first notice written at or after t;
+// before the oldest kept one if t is earlier.
+func (s *Store) Since(t time.Time) (Cursor, error) {
+	oldest, newest := s.journal.bounds()
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceJournal}, UpperBound: seqKey(spaceJournal, newest+1)})
+	if err != nil {
+		return Cursor{}, err
+	}
+	us := t.UnixMicro()
+	// Chunks carry times that never decrease, so that halving finds the place.
+	lo, hi := oldest, newest
+	for lo < hi {
+		mid := lo + (hi-lo)/2
+		if !it.SeekLT(seqKey(spaceJournal, mid+2)) {
+			break
+		}
+		first := binary.BigEndian.Uint64(it.Key()[1:])
+		_, _, n, at, err := chunkHeader(it.Value())
+		if err != nil {
+			return Cursor{}, errors.Join(err, it.Close())
+		}
+		if at < us {
+			lo = max(mid+1, first+uint64(n)-1)
+		} else {
+			hi = min(mid, first-1)
+		}
+	}
+	return Cursor{s.epoch, max(oldest, min(lo, newest))}, errors.Join(it.Error(), it.Close())
+}
+
+// trimStep bounds the notices dropped in one commit.
+const trimStep = 1 << 20
+
+// trim drops the oldest journal beyond the age and the size that are kept.
+func (t *txn) trim() {
+	s := t.s
+	oldest, newest := s.journal.bounds()
+	if oldest == newest {
+		return
+	}
+	cut := oldest
+	if c, err := s.Since(timeOf(t.now - s.o.KeepAge.Microseconds())); err == nil {
+		cut = c.Seq
+	}
+	if s.o.KeepBytes > 0 {
+		size, err := s.db.EstimateDiskUsage(seqKey(spaceJournal, oldest+1), seqKey(spaceJournal, newest+1))
+		if err == nil && size > uint64(s.o.KeepBytes) {
+			over := float64(size-uint64(s.o.KeepBytes)) / float64(size)
+			cut = max(cut, oldest+uint64(over*float64(newest-oldest)))
+		}
+	}
+	cut = min(cut, oldest+trimStep, newest)
+	if cut == oldest {
+		return
+	}
+	// Whole chunks only: the one that holds cut stays unless it ends there.
+	it := t.iter([]byte{spaceJournal}, seqKey(spaceJournal, newest+1))
+	defer func() { check(it.Close()) }()
+	if it.SeekLT(seqKey(spaceJournal, cut+1)) {
+		first := binary.BigEndian.Uint64(it.Key()[1:])
+		if _, _, n, _, err := chunkHeader(it.Value()); err != nil {
+			check(err)
+		} else if first+uint64(n)-1 > cut {
+			cut = first - 1
+		}
+	}
+	if cut <= oldest {
+		return
+	}
+	check(t.b.DeleteRange(seqKey(spaceJournal, 0), seqKey(spaceJournal, cut+1), nil))
+	check(t.b.Set(metaKey(metaOldest), binary.BigEndian.AppendUint64(nil, cut), nil))
+	t.trimmed = cut
+}
+
+// trimmedTo hides what was trimmed from readers, once that is durable.
+func (j *journal) trimmedTo(seq uint64) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.oldest = max(j.oldest, seq)
+	drop := 0
+	for drop < len(j.tail) && j.tail[drop].last() <= seq {
+		j.bytes -= j.tail[drop].size()
+		drop++
+	}
+	j.tail = j.tail[drop:]
+}

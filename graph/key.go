@@ -1,0 +1,85 @@
+package graph
+
+import (
+	"encoding/binary"
+	"math"
+)
+
+// Key spaces. Every key of the store begins with one of these bytes; doc.go
+// draws what follows. C, D and P belong to channels, delivery cursors and
+// peers, which other rooms keep through the store.
+const (
+	spaceMeta    = 'M'
+	spaceURI     = 'U'
+	spaceName    = 'I'
+	spaceRow     = 'F'
+	spacePosting = 'R'
+	spacePage    = 'S'
+	spaceMarker  = 'A'
+	spaceJournal = 'L'
+	spaceSeen    = 'K'
+	spaceJob     = 'J'
+	spaceTimer   = 'T'
+	spaceBucket  = 'B'
+	spaceOrphan  = 'O'
+	spaceFree    = 'N'
+)
+
+// idSize is the width of an id in keys: 2^40 resources, big-endian so that
+// iteration is in id order.
+const idSize = 5
+
+func appendID(b []byte, id ID) []byte {
+	return append(b, byte(id>>32), byte(id>>24), byte(id>>16), byte(id>>8), byte(id))
+}
+
+func parseID(b []byte) ID {
+	return ID(b[0])<<32 | ID(b[1])<<24 | ID(b[2])<<16 | ID(b[3])<<8 | ID(b[4])
+}
+
+func idKey(space byte, id ID) []byte { return appendID(append(make([]byte, 0, 12), space), id) }
+
+func seqKey(space byte, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64([]byte{space}, seq)
+}
+
+func uriKey(uri string) []byte { return append(append(make([]byte, 0, len(uri)+1), spaceURI), uri...) }
+
+// bucketKey is the posting block of a hot resource that holds sources id>>16.
+func bucketKey(dst ID, bucket uint32) []byte {
+	return append(idKey(spacePosting, dst), byte(bucket>>16), byte(bucket>>8), byte(bucket))
+}
+
+func pageKey(page uint32) []byte { return binary.BigEndian.AppendUint32([]byte{spacePage}, page) }
+
+func markerKey(dst, src ID) []byte { return appendID(idKey(spaceMarker, dst), src) }
+
+// groupKey is the block of the resources id>>16 that carry a grouping key.
+func groupKey(name string, bucket uint32) []byte {
+	b := append(append(make([]byte, 0, len(name)+5), spaceBucket), name...)
+	return append(b, 0, byte(bucket>>16), byte(bucket>>8), byte(bucket))
+}
+
+// seenDay keeps the idempotency keys of one day together, to be dropped as one range.
+func seenDay(day uint32) []byte { return binary.BigEndian.AppendUint32([]byte{spaceSeen}, day) }
+
+// timerKey orders timers by due time (µs); n keeps those of one instant apart.
+func timerKey(due int64, n uint64) []byte {
+	return binary.BigEndian.AppendUint64(seqKey(spaceTimer, uint64(due)), n)
+}
+
+func orphanKey(due int64, id ID) []byte { return appendID(seqKey(spaceOrphan, uint64(due)), id) }
+
+func metaKey(name string) []byte { return append([]byte{spaceMeta}, name...) }
+
+// after is the smallest key greater than every key that begins with prefix.
+func after(prefix []byte) []byte {
+	end := append([]byte(nil), prefix...)
+	for i := len(end) - 1; i >= 0; i-- {
+		if end[i] != math.MaxUint8 {
+			end[i]++
+			return end[:i+1]
+		}
+	}
+	return nil
+}

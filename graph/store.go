@@ -1,0 +1,433 @@
+package graph
+
+import (
+	"crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+)
+
+const (
+	// formatVersion is the layout of the store. It only moves forward, in named steps.
+	formatVersion = 1
+	// pebbleFormat is the newest on-disk format of the Pebble version in go.mod,
+	// by number: a later library must not raise it unasked.
+	pebbleFormat = pebble.FormatMajorVersion(24)
+
+	defaultCache = 256 << 20
+	// cachedRows and cachedIDs bound what is kept decoded: about 100 MB each at most.
+	cachedRows = 200_000
+	cachedIDs  = 500_000
+	// cachedDegrees bounds the counts of dependents kept beside their lists.
+	cachedDegrees = 1_000_000
+	// keepID is how long a resource that nobody names keeps its id and what is
+	// remembered of it, so that a rendering dropped from a cache gets it back.
+	keepID = 30 * 24 * time.Hour
+)
+
+// Names of single values in the space M.
+const (
+	metaFormat = "format"
+	metaEpoch  = "epoch"
+	metaOldest = "oldest" // position up to which the journal is trimmed
+	metaNow    = "now"    // the apply loop's time, about once a minute
+	metaNextID = "nextid"
+)
+
+// Options configures a Store. The zero value of each field is its default.
+type Options struct {
+	FS    vfs.FS           // nil means the disk
+	Clock func() time.Time // nil means time.Now; read at the edges, never in the apply loop
+	Log   *slog.Logger     // nil means none
+	Cache int64            // bytes of block cache; 0 means 256 MiB
+	Work  []string         // types that somebody makes: only these are retried and can fail
+	// Collect lists types that are deleted when their last dependent goes.
+	Collect   []string
+	Schemes   []string      // of URIs, beside http, https, ticker and urn
+	Observe   bool          // keep graph and states, but send no retries
+	KeepAge   time.Duration // journal kept at least so long; 0 means DefaultKeepAge
+	KeepBytes int64         // bound of the journal on disk, oldest first; 0 means none
+	TailBytes int64         // newest journal kept in memory; 0 means 64 MiB
+
+	chunk  int // dependents a step of a job evaluates; 0 means defaultChunk
+	inline int // dependents whose job ends in the commit that caused it; 0 means defaultInline, -1 none
+}
+
+// Store is the graph: resources, edges, states and the journal. It is safe for
+// concurrent use. Writes need [Store.Run] to be running.
+type Store struct {
+	o       Options
+	db      *pebble.DB
+	epoch   Epoch
+	log     *slog.Logger
+	journal journal
+	ids     *lru.Cache[string, ID]
+	names   *lru.Cache[ID, string]
+	queue   chan *request
+	stopped chan struct{} // closed when Run returns
+	stop    sync.Once
+
+	// mu is held by the apply loop while it builds and applies a commit, and by
+	// readers of what follows.
+	mu       sync.RWMutex
+	now      int64
+	col      *column
+	rows     *simplelru.LRU[ID, *row]
+	degrees  *simplelru.LRU[ID, int]
+	jobs     jobs
+	seq      uint64 // newest position, durable or not
+	nextID   ID
+	free     []ID
+	nmarkers int
+	ntimers  uint64
+	nextDue  int64 // of the earliest timer; 0 = none
+	swept    int64 // minute up to which the waiting were looked at
+	starving []ID  // to be told that they waited too long
+	work     map[string]bool
+	collect  map[string]bool
+	inline   int
+	chunk    int
+	collects uint64 // how often ids were given back
+	counters counters
+}
+
+// Open opens the store in dir, making it if it is not there. Nothing runs until
+// [Store.Run]. A store of a newer format is refused.
+func Open(dir string, o Options) (*Store, error) {
+	s := newStore(o)
+	db, err := pebble.Open(dir, pebbleOptions(&s.o))
+	if err != nil {
+		return nil, fmt.Errorf("open store %s: %w", dir, err)
+	}
+	s.db = db
+	if err := s.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, err), db.Close())
+	}
+	return s, nil
+}
+
+func newStore(o Options) *Store {
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.KeepAge == 0 {
+		o.KeepAge = DefaultKeepAge
+	}
+	if o.Cache == 0 {
+		o.Cache = defaultCache
+	}
+	s := &Store{o: o, log: o.Log, col: newColumn(), nextID: 1, queue: make(chan *request, queueLength),
+		stopped: make(chan struct{}), chunk: defaultChunk, inline: defaultInline}
+	if o.chunk > 0 {
+		s.chunk = o.chunk
+	}
+	if o.inline != 0 {
+		s.inline = max(o.inline, 0)
+	}
+	s.ids, _ = lru.New[string, ID](cachedIDs)
+	s.names, _ = lru.New[ID, string](cachedIDs)
+	s.rows, _ = simplelru.NewLRU[ID, *row](cachedRows, nil)
+	s.degrees, _ = simplelru.NewLRU[ID, int](cachedDegrees, nil)
+	s.journal = journal{limit: o.TailBytes, wake: make(chan struct{})}
+	if s.journal.limit == 0 {
+		s.journal.limit = defaultTailBytes
+	}
+	s.work, s.collect = setOf(o.Work), setOf(o.Collect)
+	s.counters.notices = map[noticeKind]uint64{}
+	return s
+}
+
+func setOf(l []string) map[string]bool {
+	m := make(map[string]bool, len(l))
+	for _, s := range l {
+		m[s] = true
+	}
+	return m
+}
+
+// SetTypes replaces the types that somebody makes and those that are collected.
+func (s *Store) SetTypes(work, collect []string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.work, s.collect = setOf(work), setOf(collect)
+}
+
+// pebbleOptions are those measured on a wiki-shaped graph: 16 KiB blocks, zstd
+// from L2 down, a filter on every level.
+func pebbleOptions(o *Options) *pebble.Options {
+	p := &pebble.Options{
+		FS:                          o.FS,
+		FormatMajorVersion:          pebbleFormat,
+		Merger:                      merger,
+		CacheSize:                   o.Cache,
+		MemTableSize:                64 << 20,
+		MemTableStopWritesThreshold: 4,
+		L0CompactionThreshold:       4,
+		L0StopWritesThreshold:       40,
+		LBaseMaxBytes:               64 << 20,
+		MaxOpenFiles:                4000,
+		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
+		Logger:                      pebbleLog{o.Log},
+	}
+	p.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
+	for i := range p.Levels {
+		p.Levels[i].BlockSize = 16 << 10
+		p.Levels[i].IndexBlockSize = 256 << 10
+		p.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	return p
+}
+
+// pebbleLog passes on what Pebble has to say as debug lines. A fatal fault,
+// such as a log that cannot be flushed, ends the process: nothing may be
+// acknowledged after it.
+type pebbleLog struct{ log *slog.Logger }
+
+func (l pebbleLog) Infof(format string, args ...any) {
+	l.log.Debug("store", "text", fmt.Sprintf(format, args...))
+}
+
+func (l pebbleLog) Errorf(format string, args ...any) {
+	l.log.Error("store", "text", fmt.Sprintf(format, args...))
+}
+
+func (l pebbleLog) Fatalf(format string, args ...any) {
+	l.Errorf(format, args...)
+	panic(fmt.Sprintf("store: "+format, args...))
+}
+
+// load reads what is resident: state pages, jobs, the ends of the journal.
+func (s *Store) load() error {
+	if err := s.loadMeta(); err != nil {
+		return err
+	}
+	for _, step := range []func() error{s.loadNames, s.loadPages, s.loadJobs, s.loadJournal, s.loadTimers} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return s.resume()
+}
+
+func (s *Store) meta(name string) ([]byte, error) {
+	v, closer, err := s.db.Get(metaKey(name))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	v = append([]byte(nil), v...)
+	return v, closer.Close()
+}
+
+// ErrFormat reports a store written by a newer program.
+var ErrFormat = errors.New("the store has a format this program does not know; use the program that wrote it, or a newer one")
+
+func (s *Store) loadMeta() error {
+	v, err := s.meta(metaFormat)
+	if err != nil {
+		return err
+	}
+	if v == nil {
+		return s.create()
+	}
+	if len(v) != 1 || v[0] != formatVersion {
+		return ErrFormat
+	}
+	if v, err = s.meta(metaEpoch); err != nil || len(v) != 4 {
+		return fmt.Errorf("store has no epoch: %w", err)
+	}
+	s.epoch = Epoch(binary.BigEndian.Uint32(v))
+	numbers := map[string]*uint64{metaOldest: &s.journal.oldest}
+	var now, next uint64
+	numbers[metaNow], numbers[metaNextID] = &now, &next
+	for name, n := range numbers {
+		if v, err = s.meta(name); err != nil {
+			return err
+		} else if v != nil {
+			*n = binary.BigEndian.Uint64(v)
+		}
+	}
+	s.now, s.nextID = int64(now), max(ID(next), 1)
+	s.swept = minuteOf(s.now)
+	return nil
+}
+
+// create gives a new store its format and its epoch.
+func (s *Store) create() error {
+	var e [4]byte
+	if _, err := rand.Read(e[:]); err != nil {
+		return err
+	}
+	s.epoch = Epoch(binary.BigEndian.Uint32(e[:]))
+	b := s.db.NewBatch()
+	err := errors.Join(b.Set(metaKey(metaFormat), []byte{formatVersion}, nil), b.Set(metaKey(metaEpoch), e[:], nil))
+	return errors.Join(err, b.Commit(pebble.Sync), b.Close())
+}
+
+// scan calls f with every key and value of a space.
+func (s *Store) scan(space byte, f func(k, v []byte) error) error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{space}, UpperBound: []byte{space + 1}})
+	if err != nil {
+		return err
+	}
+	for it.First(); it.Valid(); it.Next() {
+		if err := f(it.Key(), it.Value()); err != nil {
+			return errors.Join(err, it.Close())
+		}
+	}
+	return errors.Join(it.Error(), it.Close())
+}
+
+func (s *Store) loadNames() error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceName}, UpperBound: []byte{spaceName + 1}})
+	if err != nil {
+		return err
+	}
+	if it.Last() {
+		s.nextID = max(s.nextID, parseID(it.Key()[1:])+1)
+	}
+	if err := errors.Join(it.Error(), it.Close()); err != nil {
+		return err
+	}
+	err = s.scan(spaceFree, func(k, _ []byte) error {
+		s.free = append(s.free, parseID(k[1:]))
+		s.nextID = max(s.nextID, parseID(k[1:])+1)
+		return nil
+	})
+	s.col.counts[Stub] = uint64(s.nextID) - 1 - uint64(len(s.free))
+	return err
+}
+
+func (s *Store) loadPages() error {
+	return s.scan(spacePage, func(k, v []byte) error {
+		var words [pageSize]uint16
+		if err := decodePage(v, &words); err != nil {
+			return err
+		}
+		s.col.load(binary.BigEndian.Uint32(k[1:]), &words)
+		return nil
+	})
+}
+
+func (s *Store) loadJobs() error {
+	return s.scan(spaceJob, func(k, v []byte) error {
+		j, err := decodeJob(binary.BigEndian.Uint64(k[1:]), v)
+		if err != nil {
+			return err
+		}
+		s.jobs.add(j)
+		s.jobs.lastID = max(s.jobs.lastID, j.id)
+		return nil
+	})
+}
+
+func (s *Store) loadJournal() error {
+	s.seq = s.journal.oldest
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceJournal}, UpperBound: []byte{spaceJournal + 1}})
+	if err != nil {
+		return err
+	}
+	if it.Last() {
+		c, err := decodeChunk(binary.BigEndian.Uint64(it.Key()[1:]), it.Value())
+		if err != nil {
+			return errors.Join(err, it.Close())
+		}
+		s.seq = c.last()
+		s.now = max(s.now, c.at)
+	}
+	s.journal.newest = s.seq
+	return errors.Join(it.Error(), it.Close())
+}
+
+func (s *Store) loadTimers() error {
+	err := s.scan(spaceTimer, func(k, _ []byte) error {
+		if s.nextDue == 0 {
+			s.nextDue = int64(binary.BigEndian.Uint64(k[1:]))
+		}
+		s.ntimers = max(s.ntimers, binary.BigEndian.Uint64(k[9:]))
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return s.scan(spaceMarker, func(_, _ []byte) error { s.nmarkers++; return nil })
+}
+
+// resume settles once whoever waited when the store was last open.
+func (s *Store) resume() error {
+	var dirty []ID
+	s.col.eachDirty(func(id ID, _ word) { dirty = append(dirty, id) })
+	if len(dirty) == 0 {
+		return nil
+	}
+	r := &request{apply: func(t *txn) {
+		for _, id := range dirty {
+			t.settle(id, Bulk, cause{})
+		}
+	}}
+	return s.stepSync(s.now, []*request{r})
+}
+
+// Close closes the store. Run must have returned.
+func (s *Store) Close() error {
+	s.stop.Do(func() { close(s.stopped) })
+	return s.db.Close()
+}
+
+// lookup returns the id of uri, if it has one.
+func (s *Store) lookup(uri string) (ID, bool, error) {
+	if id, ok := s.ids.Get(uri); ok {
+		return id, true, nil
+	}
+	v, closer, err := s.db.Get(uriKey(uri))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return 0, false, nil
+	} else if err != nil {
+		return 0, false, err
+	}
+	id := parseID(v)
+	if err := closer.Close(); err != nil {
+		return 0, false, err
+	}
+	s.ids.Add(uri, id)
+	return id, true, nil
+}
+
+// nameOf returns the URI of id.
+func (s *Store) nameOf(id ID) (string, error) {
+	if uri, ok := s.names.Get(id); ok {
+		return uri, nil
+	}
+	v, closer, err := s.db.Get(idKey(spaceName, id))
+	if err != nil {
+		return "", fmt.Errorf("name of resource %d: %w", id, err)
+	}
+	uri := string(v)
+	s.names.Add(id, uri)
+	return uri, closer.Close()
+}
+
+// readRow reads what is remembered of id; nothing is an empty row.
+func readRow(r pebble.Reader, id ID) (*row, error) {
+	v, closer, err := r.Get(idKey(spaceRow, id))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return &row{id: id}, nil
+	} else if err != nil {
+		return nil, err
+	}
+	out, err := decodeRow(id, v)
+	return out, errors.Join(err, closer.Close())
+}
