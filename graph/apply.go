@@ -57,6 +57,8 @@ func (u *Update) validate(now time.Time) (field, reason string) {
 		return "id", "longer than 255 bytes"
 	case len(u.Type) > MaxToken:
 		return "type", "longer than 255 bytes"
+	case u.Type == typeTicker:
+		return "type", "reserved for tickers"
 	case len(u.Version) > MaxToken:
 		return "version", "longer than 255 bytes"
 	case len(u.Hash) > MaxToken:
@@ -154,8 +156,12 @@ func bitsOf(seen string) uint64 { return xxhash.Sum64String(seen) * 0x9e3779b97f
 // repeats reports whether p says the same of its dependencies as its last
 // update did. It reads beside the apply loop, so it is only a hint.
 func (s *Store) repeats(p *prepared) bool {
-	r, err := readRow(s.db, p.id)
-	return err == nil && r.digest == p.digest
+	v, closer, err := s.db.Get(idKey(spaceRow, p.id))
+	if err != nil {
+		return false
+	}
+	defer closer.Close()
+	return encodedDigest(v) == p.digest
 }
 
 func (s *Store) lookupEdges(p *prepared) error {

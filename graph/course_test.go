@@ -13,13 +13,15 @@ import (
 )
 
 const (
-	// courseSteps is the average number of steps of one course; a hundred
-	// courses are played.
-	courseSteps = 200
-	// minSteps is how many all courses of a run must have together.
-	minSteps = 10_000
-	// checkEveryStep is how many steps pass between two checks of the invariants.
-	checkEveryStep = 5
+	// courseSteps is the average number of steps of one course, and minSteps the
+	// number that all courses of a run have together.
+	courseSteps = 150
+	minSteps    = 10_000
+	// checkEveryStep is how many steps pass between two checks of the
+	// invariants, and crashEveryStep how many do at least between two crashes:
+	// both are what a run spends its time on.
+	checkEveryStep = 7
+	crashEveryStep = 40
 )
 
 // course is a world in which every single step is drawn: who reads what when,
@@ -35,6 +37,7 @@ type course struct {
 	claims  []Claim
 	read    int // notices put in the inbox
 	steps   int
+	crashed int // at which step
 }
 
 func newCourse(t *rapid.T) *course {
@@ -179,8 +182,14 @@ func (c *course) actions() map[string]func(*rapid.T) {
 		"wait": func(t *rapid.T) {
 			c.g.wait(rapid.SampledFrom([]time.Duration{100 * time.Millisecond, time.Second, 7 * time.Second, time.Minute, 16 * time.Minute}).Draw(t, "for"))
 		},
-		"work":  func(*rapid.T) { c.g.work() },
-		"crash": func(*rapid.T) { c.g.crash(c.rng) },
+		"work": func(*rapid.T) { c.g.work() },
+		"crash": func(t *rapid.T) {
+			if c.steps < c.crashed+crashEveryStep {
+				t.SkipNow()
+			}
+			c.crashed = c.steps
+			c.g.crash(c.rng)
+		},
 	}
 }
 
@@ -281,20 +290,27 @@ func (c *course) rest() {
 }
 
 func TestAnyCourseOfEventsEndsWithEverybodyFresh(t *testing.T) {
-	if f := flag.Lookup("rapid.steps"); f.Value.String() == f.DefValue {
-		if err := flag.Set("rapid.steps", strconv.Itoa(courseSteps)); err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = flag.Set("rapid.steps", f.DefValue) }()
+	setFlag(t, "rapid.steps", courseSteps)
+	setFlag(t, "rapid.checks", 20)
+	for steps := 0; steps < minSteps && !t.Failed(); {
+		rapid.Check(t, func(t *rapid.T) {
+			c := newCourse(t)
+			t.Repeat(c.actions())
+			steps += c.steps
+			c.rest()
+		})
 	}
-	steps := 0
-	rapid.Check(t, func(t *rapid.T) {
-		c := newCourse(t)
-		t.Repeat(c.actions())
-		steps += c.steps
-		c.rest()
-	})
-	if steps < minSteps && !t.Failed() {
-		t.Errorf("%d steps in all courses, want at least %d", steps, minSteps)
+}
+
+// setFlag gives a flag of rapid a value for one test, unless it has one from
+// the command line.
+func setFlag(t *testing.T, name string, value int) {
+	f := flag.Lookup(name)
+	if f.Value.String() != f.DefValue {
+		return
 	}
+	if err := f.Value.Set(strconv.Itoa(value)); err != nil {
+		t.Fatalf("flag %s: %v", name, err)
+	}
+	t.Cleanup(func() { _ = f.Value.Set(f.DefValue) })
 }

@@ -11,17 +11,27 @@ import (
 
 // checkInvariants returns the first that is broken.
 func (w *world) checkInvariants() (x int, wrong string) {
-	for _, check := range []func() (int, string){w.checkEdges, w.checkClean, w.checkReady, w.checkDirty} {
-		if x, wrong := check(); wrong != "" {
+	now := w.statuses()
+	for _, check := range []func([]Status) (int, string){w.checkClean, w.checkReady, w.checkDirty, w.checkEdges} {
+		if x, wrong := check(now); wrong != "" {
 			return x, wrong
 		}
 	}
 	return -1, ""
 }
 
+// statuses is what the hub says of all things at one moment.
+func (w *world) statuses() []Status {
+	uris := make([]string, len(w.things))
+	for x, t := range w.things {
+		uris[x] = t.uri
+	}
+	return w.g.status(uris...)
+}
+
 // checkEdges: x lists d as a dependent iff d lists x as a dependency, and d's
 // dependencies are those of its last accepted update.
-func (w *world) checkEdges() (int, string) {
+func (w *world) checkEdges([]Status) (int, string) {
 	dependents := map[string][]string{}
 	for x, t := range w.things {
 		deps := w.g.dependencies(t.uri)
@@ -50,12 +60,9 @@ func (w *world) checkEdges() (int, string) {
 
 // checkClean: who was made from what a primary was before the hub last heard of
 // it is stale, at every moment, whether the change has reached it or not.
-func (w *world) checkClean() (int, string) {
+func (w *world) checkClean(now []Status) (int, string) {
 	for d, t := range w.things {
-		if t.kind != rendering || t.toldOf == nil {
-			continue
-		}
-		s := w.g.status(t.uri)[0]
+		s := now[d]
 		if s.Stale {
 			continue
 		}
@@ -72,15 +79,18 @@ func (w *world) checkClean() (int, string) {
 
 // checkReady: a ready resource was told since its last update, or has a time at
 // which it will be; a pending one has a lease; and the store knows when.
-func (w *world) checkReady() (int, string) {
+func (w *world) checkReady(now []Status) (int, string) {
 	w.hear()
 	due, timed := w.g.due()
 	for x, t := range w.things {
+		if now[x].State < Ready || now[x].Failed {
+			continue
+		}
 		r := w.g.resource(t.uri)
 		switch {
 		case r.State == Pending && (r.LeaseUntil.IsZero() || !timed || due.After(r.LeaseUntil)):
 			return x, fmt.Sprintf("it is pending until %s, and the store is next due %s", r.LeaseUntil, due)
-		case r.State != Ready || r.Failed:
+		case r.State == Pending:
 		case !r.NoticeDue.IsZero():
 			if own := r.NoticeDue.After(w.g.now()); !timed || own && due.After(r.NoticeDue) {
 				return x, fmt.Sprintf("it is to be told at %s, and the store is next due %s", r.NoticeDue, due)
@@ -96,17 +106,16 @@ func (w *world) checkReady() (int, string) {
 
 // checkDirty: who waits, waits for an unsettled dependency or for a change that
 // is on its way to it; and not longer than starvation allows.
-func (w *world) checkDirty() (int, string) {
+func (w *world) checkDirty(now []Status) (int, string) {
 	for x, t := range w.things {
-		if w.g.resource(t.uri).State != Dirty {
+		if now[x].State != Dirty || len(w.g.s.Jobs()) > 0 {
 			continue
 		}
-		waits := len(w.g.s.Jobs()) > 0
-		for _, y := range w.g.dependencies(t.uri) {
-			r := w.g.resource(y)
-			waits = waits || r.State != Stub && r.State != Clean && !r.Failed
+		unsettled := func(uri string) bool {
+			s := now[w.byURI[uri]]
+			return s.State >= Dirty && !s.Failed
 		}
-		if !waits {
+		if !slices.ContainsFunc(w.g.dependencies(t.uri), unsettled) {
 			return x, "it waits for nobody"
 		}
 	}

@@ -249,9 +249,6 @@ func (s *Store) Since(t time.Time) (Cursor, error) {
 	return Cursor{s.epoch, max(oldest, min(lo, newest))}, errors.Join(it.Error(), it.Close())
 }
 
-// trimStep bounds the notices dropped in one commit.
-const trimStep = 1 << 20
-
 // trim drops the oldest journal beyond the age and the size that are kept.
 func (t *txn) trim() {
 	s := t.s
@@ -270,7 +267,7 @@ func (t *txn) trim() {
 			cut = max(cut, oldest+uint64(over*float64(newest-oldest)))
 		}
 	}
-	cut = min(cut, oldest+trimStep, newest)
+	cut = min(cut, newest)
 	if cut == oldest {
 		return
 	}

@@ -314,7 +314,7 @@ func (r *run) boot() {
 			r.later(time.Duration(t.rank)*10*time.Second, func() { r.render(x, r.token(), false, false) })
 		case r.sc.late && late < .15 && !r.isSource(x):
 			if t.kind == existence {
-				t.version = "0"
+				t.version, t.content = "0", "0"
 			}
 		case t.kind == existence && r.rng.IntN(2) == 0:
 			t.exists = true

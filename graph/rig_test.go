@@ -47,6 +47,26 @@ type rig struct {
 	clock *atomic.Int64 // µs
 	heard []Notice
 	ids   int
+	tape  []input
+}
+
+// input is something that was done to a store, to be done to another.
+type input struct {
+	at   time.Time
+	kind inputKind
+	do   func(g *rig)
+}
+
+type inputKind uint8
+
+const (
+	submitted inputKind = iota // by a caller
+	ownWork                    // of the store, that was due
+	restarted
+)
+
+func (g *rig) record(kind inputKind, do func(g *rig)) {
+	g.tape = append(g.tape, input{g.now(), kind, do})
 }
 
 func newRig(t tester, o Options) *rig {
@@ -89,6 +109,7 @@ func (g *rig) now() time.Time { return time.UnixMicro(g.clock.Load()).UTC() }
 // and a random part of the rest. With a nil rng it is closed in good order.
 func (g *rig) crash(rng *rand.Rand) {
 	g.t.Helper()
+	g.record(restarted, func(g *rig) { g.crash(nil) })
 	if rng == nil {
 		g.close()
 		g.open()
@@ -109,6 +130,7 @@ func (g *rig) apply(us ...Update) Result {
 
 func (g *rig) applyAs(publisher string, us ...Update) Result {
 	g.t.Helper()
+	g.record(submitted, func(g *rig) { g.applyAs(publisher, us...) })
 	res, err := g.s.applyNow(g.now(), publisher, us)
 	if err != nil {
 		g.t.Fatalf("apply %+v: %v", us, err)
@@ -145,6 +167,7 @@ func (g *rig) token() Cursor { return g.s.Token() }
 // work does one piece of what is due; it reports whether there is more.
 func (g *rig) work() bool {
 	g.t.Helper()
+	g.record(ownWork, func(g *rig) { g.work() })
 	busy := g.s.workNow(g.now())
 	g.listen()
 	return busy
@@ -184,6 +207,7 @@ func (g *rig) wait(d time.Duration) {
 
 func (g *rig) claim(uri string, lease time.Duration) (Claim, bool) {
 	g.t.Helper()
+	g.record(submitted, func(g *rig) { g.claim(uri, lease) })
 	claims, err := g.s.claimNow(g.now(), []string{uri}, lease)
 	if err != nil {
 		g.t.Fatalf("claim %s: %v", uri, err)
@@ -197,6 +221,7 @@ func (g *rig) claim(uri string, lease time.Duration) (Claim, bool) {
 
 func (g *rig) release(c Claim, failed bool) {
 	g.t.Helper()
+	g.record(submitted, func(g *rig) { g.release(c, failed) })
 	if err := g.s.releaseNow(g.now(), c.ID, failed); err != nil {
 		g.t.Fatalf("release claim on %s: %v", c.URI, err)
 	}

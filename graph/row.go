@@ -363,6 +363,35 @@ func decodeRow(id ID, b []byte) (*row, error) {
 	return r, nil
 }
 
+// encodedDigest reads the digest alone, 0 if there is none. Fields stand in the
+// order of their tags.
+func encodedDigest(b []byte) uint64 {
+	d := decoder{b: b}
+	for len(d.b) > 0 && !d.bad && d.b[0] <= fieldDigest {
+		tag := d.b[0]
+		d.b = d.b[1:]
+		switch tag {
+		case fieldType, fieldVersion, fieldHash, fieldPresumed:
+			d.skip()
+		case fieldPrevious, fieldAliases:
+			for n := d.count(); n > 0; n-- {
+				d.skip()
+			}
+		case fieldDigest:
+			return d.uvarint()
+		default:
+			d.uvarint()
+		}
+	}
+	return 0
+}
+
+// skip passes over a text.
+func (d *decoder) skip() {
+	n := d.count()
+	d.b = d.b[n:]
+}
+
 // validDeps reports whether b holds n ascending ids, so that eachDep may trust it.
 func validDeps(b []byte, n int) bool {
 	for ; len(b) > 0; n-- {

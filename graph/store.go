@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -370,15 +371,17 @@ func (s *Store) loadTimers() error {
 func (s *Store) resume() error {
 	var dirty []ID
 	s.col.eachDirty(func(id ID, _ word) { dirty = append(dirty, id) })
-	if len(dirty) == 0 {
-		return nil
-	}
-	r := &request{apply: func(t *txn) {
-		for _, id := range dirty {
-			t.settle(id, Bulk, cause{})
+	for part := range slices.Chunk(dirty, defaultChunk) {
+		r := &request{apply: func(t *txn) {
+			for _, id := range part {
+				t.settle(id, Bulk, cause{})
+			}
+		}}
+		if err := s.stepSync(s.now, []*request{r}); err != nil {
+			return err
 		}
-	}}
-	return s.stepSync(s.now, []*request{r})
+	}
+	return nil
 }
 
 // Close closes the store. Run must have returned.

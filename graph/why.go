@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -336,8 +335,6 @@ func (m *Impact) describe(s *Store, snap *pebble.Snapshot, d ID) error {
 		return err
 	}
 	m.ByType[r.typ]++
-	if u, err := url.Parse(uri); err == nil {
-		m.ByHost[u.Host]++
-	}
+	m.ByHost[Host(uri)]++
 	return nil
 }
