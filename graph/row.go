@@ -151,7 +151,8 @@ func (r *row) setDeps(ids []ID) {
 }
 
 // Field tags of an encoded row. A field that is zero is left out; the numbers
-// are for ever. The list of dependencies is last and fills the rest.
+// are for ever. When its content changed is kept relative to at, when it was last
+// made relative to its last change. The list of dependencies is last and fills the rest.
 const (
 	fieldFlags = iota + 1
 	fieldType
@@ -213,9 +214,11 @@ func (r *row) append(b []byte) []byte {
 	text(fieldPresumed, r.presumed)
 	num(fieldAt, uint64(r.at))
 	num(fieldChanged, r.changed)
-	num(fieldChangedAt, uint64(r.changedAt))
-	num(fieldUpdated, r.updated)
-	num(fieldDigest, r.digest)
+	num(fieldChangedAt, zigzag(r.changedAt-r.at))
+	num(fieldUpdated, zigzag(int64(r.updated-r.changed)))
+	if r.digest != 0 {
+		b = binary.LittleEndian.AppendUint64(append(b, fieldDigest), r.digest)
+	}
 	texts(fieldBuckets, r.buckets)
 	num(fieldExpires, uint64(r.expires))
 	num(fieldBorn, r.born)
@@ -288,8 +291,25 @@ func (d *decoder) texts() []string {
 	return l
 }
 
+// zigzag maps small differences of either sign to small numbers.
+func zigzag(v int64) uint64 { return uint64(v<<1) ^ uint64(v>>63) }
+
+func unzigzag(v uint64) int64 { return int64(v>>1) ^ -int64(v&1) }
+
+// fixed reads eight bytes.
+func (d *decoder) fixed() uint64 {
+	if len(d.b) < 8 {
+		d.b, d.bad = nil, true
+		return 0
+	}
+	v := binary.LittleEndian.Uint64(d.b)
+	d.b = d.b[8:]
+	return v
+}
+
 func decodeRow(id ID, b []byte) (*row, error) {
 	r := &row{id: id}
+	var changedAt, updated int64 // relative to at and to changed
 	d := decoder{b: b}
 	for len(d.b) > 0 {
 		tag := d.b[0]
@@ -314,11 +334,11 @@ func decodeRow(id ID, b []byte) (*row, error) {
 		case fieldChanged:
 			r.changed = d.uvarint()
 		case fieldChangedAt:
-			r.changedAt = int64(d.uvarint())
+			changedAt = unzigzag(d.uvarint())
 		case fieldUpdated:
-			r.updated = d.uvarint()
+			updated = unzigzag(d.uvarint())
 		case fieldDigest:
-			r.digest = d.uvarint()
+			r.digest = d.fixed()
 		case fieldBuckets:
 			r.buckets = d.texts()
 		case fieldExpires:
@@ -360,6 +380,7 @@ func decodeRow(id ID, b []byte) (*row, error) {
 			return nil, fmt.Errorf("%w: resource %d, field %d", errRow, id, tag)
 		}
 	}
+	r.changedAt, r.updated = r.at+changedAt, r.changed+uint64(updated)
 	return r, nil
 }
 
@@ -378,7 +399,7 @@ func encodedDigest(b []byte) uint64 {
 				d.skip()
 			}
 		case fieldDigest:
-			return d.uvarint()
+			return d.fixed()
 		default:
 			d.uvarint()
 		}
