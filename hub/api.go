@@ -1,0 +1,280 @@
+package hub
+
+import (
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/pprof"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/freshwire/freshwire/graph"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+)
+
+// localPublisher is the publisher of all updates while there are no tokens that
+// name one.
+const localPublisher = "local"
+
+//go:embed openapi.json
+var openAPI []byte
+
+func init() { chi.RegisterMethod("QUERY") }
+
+// routes is the API. openapi.json describes it, and a test holds both together.
+func (h *Hub) routes() http.Handler {
+	r := chi.NewRouter()
+	r.Use(middleware.GetHead)
+	r.Post("/v1/updates", h.answered(h.postUpdates))
+	r.Get("/v1/resource", h.answered(h.getResource))
+	r.Post("/v1/status", h.answered(h.postStatus))
+	r.Get("/v1/dependencies", h.answered(h.listing(h.store.Dependencies)))
+	r.Patch("/v1/dependencies", h.answered(h.patchDependencies))
+	r.Delete("/v1/dependencies", h.answered(h.deleteDependencies))
+	r.Get("/v1/dependents", h.answered(h.listing(h.store.Dependents)))
+	r.Delete("/v1/dependents", h.answered(h.deleteDependents))
+	r.Get("/v1/why", h.answered(h.getWhy))
+	r.Get("/v1/impact", h.answered(h.getImpact))
+	r.Get("/v1/token", h.answered(h.getToken))
+	r.Get("/v1/jobs", h.answered(h.getJobs))
+	r.Post("/v1/jobs/{id}", h.answered(h.postJob))
+	for _, method := range []string{http.MethodGet, http.MethodPost, "QUERY"} {
+		r.Method(method, "/v1/stream", h.streams)
+	}
+	r.Get("/healthz", h.answered(h.getHealth))
+	r.Get("/livez", h.answered(h.getLife))
+	r.Method(http.MethodGet, "/metrics", h.metrics.handler())
+	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", typeJSON)
+		w.Write(openAPI)
+	})
+	h.strays(r)
+	return r
+}
+
+// adminRoutes is for the operator alone: profiles cost time and show memory.
+func (h *Hub) adminRoutes() http.Handler {
+	r := chi.NewRouter()
+	r.Method(http.MethodGet, "/metrics", h.metrics.handler())
+	r.HandleFunc("/debug/pprof/*", pprof.Index)
+	r.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+	r.HandleFunc("/debug/pprof/profile", pprof.Profile)
+	r.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+	r.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	h.strays(r)
+	return r
+}
+
+// strays answers what no route does.
+func (h *Hub) strays(router *chi.Mux) {
+	router.NotFound(func(w http.ResponseWriter, r *http.Request) {
+		writeProblem(w, notFound.problem(""))
+	})
+	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		var allowed []string
+		for _, m := range []string{"GET", "POST", "QUERY", "PATCH", "DELETE"} {
+			if router.Match(chi.NewRouteContext(), m, r.URL.Path) {
+				allowed = append(allowed, m)
+			}
+		}
+		w.Header().Set("Allow", strings.Join(allowed, ", "))
+		writeProblem(w, badMethod.problem("use "+strings.Join(allowed, ", ")))
+	})
+}
+
+// answered makes a handler of f: an error becomes a problem.
+func (h *Hub) answered(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		err := f(w, r)
+		if err == nil || r.Context().Err() != nil {
+			return
+		}
+		p := problemOf(err)
+		if p.Status == http.StatusInternalServerError {
+			h.log.Error("request failed", "request", w.Header().Get(headerRequestID), "err", err)
+		}
+		writeProblem(w, p)
+	}
+}
+
+// writeJSON answers with v.
+func writeJSON(w http.ResponseWriter, v any) error {
+	w.Header().Set("Content-Type", typeJSON)
+	w.Header().Set("Cache-Control", "no-store")
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.Encode(v) // who does not read it is not there
+	return nil
+}
+
+// query reads the parameters of r, each of which may stand once. What is not in
+// names is refused.
+func query(r *http.Request, names ...string) (url.Values, error) {
+	q, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return nil, refuse(badQuery, "", "it cannot be read: %v", err)
+	}
+	for name, values := range q {
+		if !slices.Contains(names, name) {
+			return nil, refuse(badQuery, clip([]byte(name)), "it is not a parameter of this address")
+		}
+		if len(values) > 1 {
+			return nil, refuse(badQuery, name, "it stands more than once")
+		}
+	}
+	return q, nil
+}
+
+// uriOf returns the parameter uri.
+func (h *Hub) uriOf(q url.Values) (string, error) {
+	uri := q.Get("uri")
+	if uri == "" {
+		return "", refuse(badQuery, "uri", "it is missing")
+	}
+	if err := graph.CheckURI(uri, h.cfg.Schemes...); err != nil {
+		return "", refuse(badURI, "uri", "%v", err)
+	}
+	return uri, nil
+}
+
+// count returns a parameter that is a number from 1 to most, or def without it.
+func count(q url.Values, name string, def, most int) (int, error) {
+	text := q.Get(name)
+	if text == "" && !q.Has(name) {
+		return def, nil
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > most {
+		e := refuse(badQuery, name, "%.40q is not a number from 1 to %d", text, most)
+		e.limit = int64(most)
+		return 0, e
+	}
+	return n, nil
+}
+
+// postUpdates applies a batch: all of it or nothing, on disk before it answers.
+func (h *Hub) postUpdates(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	var us []graph.Update
+	err := withBody(w, r, []string{typeJSON, typeNDJSON}, func(body []byte) (err error) {
+		us, err = DecodeUpdates(body, DecodeOptions{h.clock.Now(), h.cfg.Schemes})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	res := graph.Result{Cursor: h.store.Token()}
+	if len(us) > 0 {
+		if res, err = h.store.Apply(r.Context(), localPublisher, us); err != nil {
+			return err
+		}
+	}
+	return writeJSON(w, resultShape{res.Accepted, res.Changed, res.Duplicates, res.Outdated, res.Cursor.String()})
+}
+
+// resultShape is what became of a batch.
+type resultShape struct {
+	Accepted   int    `json:"accepted"`
+	Changed    int    `json:"changed"`
+	Duplicates int    `json:"duplicates"`
+	Outdated   int    `json:"outdated"`
+	Cursor     string `json:"cursor"`
+}
+
+// getToken answers with the newest position on disk.
+func (h *Hub) getToken(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	return writeJSON(w, struct {
+		Token string `json:"token"`
+	}{h.store.Token().String()})
+}
+
+// getJobs lists the running fan-outs.
+func (h *Hub) getJobs(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	jobs := h.store.Jobs()
+	out := struct {
+		Jobs []jobShape `json:"jobs"`
+	}{make([]jobShape, len(jobs))}
+	now := h.clock.Now()
+	for i := range jobs {
+		out.Jobs[i] = shapeJob(&jobs[i], now)
+	}
+	return writeJSON(w, out)
+}
+
+// maxRate bounds the rate of a job, in dependents a second: more is no limit.
+const maxRate = 1_000_000_000
+
+// postJob pauses, resumes or slows a job. What the body leaves out stays.
+func (h *Hub) postJob(w http.ResponseWriter, r *http.Request) error {
+	if _, err := query(r); err != nil {
+		return err
+	}
+	id := chi.URLParam(r, "id")
+	find := func() *graph.Job {
+		jobs := h.store.Jobs()
+		if i := slices.IndexFunc(jobs, func(j graph.Job) bool { return j.ID == id }); i >= 0 {
+			return &jobs[i]
+		}
+		return nil
+	}
+	job := find()
+	if job == nil {
+		return refuse(unknownJob, "", "it has ended or never was")
+	}
+	err := withBody(w, r, []string{typeJSON}, func(body []byte) error {
+		return readObject(body, func(s *scanner, name string) (err error) {
+			switch name {
+			case "paused":
+				job.Paused, err = s.boolean()
+			case "rate":
+				job.Rate, err = s.integer(maxRate)
+			default:
+				err = errNoMember
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if err := h.store.ControlJob(r.Context(), id, job.Paused, job.Rate); err != nil {
+		if errors.Is(err, graph.ErrUnknown) {
+			return refuse(unknownJob, "", "it has ended")
+		}
+		return err
+	}
+	if now := find(); now != nil {
+		job = now
+	}
+	return writeJSON(w, shapeJob(job, h.clock.Now()))
+}
+
+// getHealth tells whether requests are served: not before the hub runs and not
+// while it drains.
+func (h *Hub) getHealth(w http.ResponseWriter, _ *http.Request) error {
+	if !h.ready.Load() {
+		return graph.ErrClosed
+	}
+	return writeJSON(w, healthShape{"ready"})
+}
+
+// getLife tells that the process answers.
+func (h *Hub) getLife(w http.ResponseWriter, _ *http.Request) error {
+	return writeJSON(w, healthShape{"alive"})
+}
+
+type healthShape struct {
+	Status string `json:"status"`
+}

@@ -1,0 +1,320 @@
+package hub
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/freshwire/freshwire/graph"
+	"github.com/goccy/go-yaml"
+)
+
+// Mode says what a hub does with what it finds out.
+type Mode string
+
+const (
+	ModeNormal Mode = "normal"
+	// ModeObserve keeps graph, states and journal but retries nothing: a wiki can
+	// look before it trusts.
+	ModeObserve Mode = "observe"
+)
+
+// Size is a number of bytes, written as 8MiB, 2GB or 4096.
+type Size int64
+
+// UnmarshalText reads a whole number and a unit: B, kB, MB, GB, TB (powers of
+// 1,000) or KiB, MiB, GiB, TiB (of 1,024).
+func (s *Size) UnmarshalText(text []byte) error {
+	t := string(text)
+	digits := len(t) - len(strings.TrimLeft(t, "0123456789"))
+	n, err := strconv.ParseInt(t[:digits], 10, 64)
+	unit, ok := sizeUnits[strings.TrimSpace(t[digits:])]
+	if err != nil || !ok || n > (1<<63-1)/unit {
+		return fmt.Errorf("%.40q is not a size, such as 8MiB", t)
+	}
+	*s = Size(n * unit)
+	return nil
+}
+
+var sizeUnits = map[string]int64{"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
+	"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+// Config is all that an operator can set. [DefaultConfig] has the defaults,
+// [LoadConfig] puts a file, the environment and flags over them.
+type Config struct {
+	Listen       string         `yaml:"listen"`
+	Data         string         `yaml:"data"`
+	PublicURL    string         `yaml:"public-url"`
+	Admin        string         `yaml:"admin"`
+	TrustedProxy []netip.Prefix `yaml:"trusted-proxy"`
+	TLSCert      string         `yaml:"tls-cert"`
+	TLSKey       string         `yaml:"tls-key"`
+	Mode         Mode           `yaml:"mode"`
+	Work         []string       `yaml:"work"`
+	Collect      []string       `yaml:"collect"`
+	Schemes      []string       `yaml:"schemes"`
+	KeepAge      time.Duration  `yaml:"keep-age"`
+	KeepBytes    Size           `yaml:"keep-bytes"`
+	Cache        Size           `yaml:"cache"`
+	ClockStart   time.Time      `yaml:"clock-start"`
+	ClockRate    float64        `yaml:"clock-rate"`
+}
+
+// DefaultConfig returns the settings of a hub that nobody configured.
+func DefaultConfig() Config {
+	return Config{
+		Listen:    "127.0.0.1:8420",
+		Data:      "./freshwire-data",
+		Mode:      ModeNormal,
+		KeepAge:   graph.DefaultKeepAge,
+		Cache:     256 << 20,
+		ClockRate: 1,
+	}
+}
+
+// A Setting is one field of a Config under the name it has as a flag and in the
+// file. In the environment it is FRESHWIRE_ and the name in capitals, with _ for -.
+type Setting struct {
+	Name  string
+	Usage string
+	field func(*Config) any // a pointer to the field
+}
+
+// Settings lists all settings, for a command to make flags of. A list is
+// separated by commas.
+func Settings() []Setting { return slices.Clone(settings) }
+
+var settings = []Setting{
+	{"listen", "address to serve on; loopback only", func(c *Config) any { return &c.Listen }},
+	{"data", "folder that holds the store", func(c *Config) any { return &c.Data }},
+	{"public-url", "address under which others reach the hub, as through a proxy", func(c *Config) any { return &c.PublicURL }},
+	{"admin", "address of a second listener for metrics and profiles; loopback only", func(c *Config) any { return &c.Admin }},
+	{"trusted-proxy", "networks whose X-Forwarded-For is believed", func(c *Config) any { return &c.TrustedProxy }},
+	{"tls-cert", "file with the certificate chain to serve TLS with", func(c *Config) any { return &c.TLSCert }},
+	{"tls-key", "file with the key of tls-cert", func(c *Config) any { return &c.TLSKey }},
+	{"mode", "normal, or observe: keep the graph, retry nothing", func(c *Config) any { return &c.Mode }},
+	{"work", "types that somebody makes; their notices are retried", func(c *Config) any { return &c.Work }},
+	{"collect", "types that are deleted when nothing depends on them any more", func(c *Config) any { return &c.Collect }},
+	{"schemes", "URI schemes besides http, https, ticker and urn", func(c *Config) any { return &c.Schemes }},
+	{"keep-age", "how long the journal is kept at least", func(c *Config) any { return &c.KeepAge }},
+	{"keep-bytes", "size beyond which the oldest part of the journal goes; 0 means no bound", func(c *Config) any { return &c.KeepBytes }},
+	{"cache", "memory for the store's block cache", func(c *Config) any { return &c.Cache }},
+	{"clock-start", "time at which an accelerated clock starts; loopback only", func(c *Config) any { return &c.ClockStart }},
+	{"clock-rate", "seconds that an accelerated clock goes in a second", func(c *Config) any { return &c.ClockRate }},
+}
+
+const (
+	envPrefix = "FRESHWIRE_"
+	// EnvFile names the configuration file.
+	EnvFile = envPrefix + "CONFIG"
+	// EnvHub is the hub that the client commands speak to; a hub ignores it.
+	EnvHub = envPrefix + "HUB"
+)
+
+// LoadConfig puts together a configuration: flags win over the environment, that
+// over the file, and that over the defaults. Flags are by name of setting and hold
+// only those that were given. Without a file, EnvFile may name one. What is unknown
+// is refused: a typing mistake must not run with defaults. The result is checked.
+func LoadConfig(file string, environ []string, flags map[string]string) (Config, error) {
+	c := DefaultConfig()
+	env := map[string]string{}
+	for _, e := range environ {
+		if name, value, ok := strings.Cut(e, "="); ok && strings.HasPrefix(name, envPrefix) {
+			env[name] = value
+		}
+	}
+	if file == "" {
+		file = env[EnvFile]
+	}
+	delete(env, EnvFile)
+	delete(env, EnvHub)
+	if file != "" {
+		if err := c.readFile(file); err != nil {
+			return Config{}, err
+		}
+	}
+	for name, value := range env {
+		setting := strings.ReplaceAll(strings.ToLower(strings.TrimPrefix(name, envPrefix)), "_", "-")
+		if envName(setting) != name {
+			setting = ""
+		}
+		if err := c.set(setting, value); err != nil {
+			return Config{}, fmt.Errorf("environment variable %s: %w", name, err)
+		}
+	}
+	for name, value := range flags {
+		if err := c.set(name, value); err != nil {
+			return Config{}, fmt.Errorf("flag --%s: %w", name, err)
+		}
+	}
+	return c, c.Check()
+}
+
+func envName(setting string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(setting, "-", "_"))
+}
+
+// readFile reads YAML over c. Errors show the line.
+func (c *Config) readFile(name string) error {
+	text, err := os.ReadFile(name)
+	if err != nil {
+		return fmt.Errorf("configuration: %w", err)
+	}
+	d := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
+	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("configuration %s: %w", name, err)
+	}
+	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
+		return fmt.Errorf("configuration %s: more than one YAML document", name)
+	}
+	return nil
+}
+
+// set reads the text of one setting, as flags and the environment give it.
+func (c *Config) set(name, value string) error {
+	i := slices.IndexFunc(settings, func(s Setting) bool { return s.Name == name })
+	if i < 0 {
+		return errors.New("not a setting")
+	}
+	var err error
+	switch p := settings[i].field(c).(type) {
+	case *string:
+		*p = value
+	case *Mode:
+		*p = Mode(value)
+	case *Size:
+		err = p.UnmarshalText([]byte(value))
+	case *float64:
+		*p, err = strconv.ParseFloat(value, 64)
+	case *time.Duration:
+		*p, err = time.ParseDuration(value)
+	case *time.Time:
+		*p, err = time.Parse(time.RFC3339, value)
+	case *[]string:
+		*p = splitList(value)
+	case *[]netip.Prefix:
+		*p = nil
+		for _, s := range splitList(value) {
+			prefix, parseErr := netip.ParsePrefix(s)
+			*p, err = append(*p, prefix), errors.Join(err, parseErr)
+		}
+	}
+	return err
+}
+
+func splitList(s string) (list []string) {
+	for part := range strings.SplitSeq(s, ",") {
+		if part = strings.TrimSpace(part); part != "" {
+			list = append(list, part)
+		}
+	}
+	return list
+}
+
+const (
+	// minCache is less than one memtable; below it every read goes to the disk.
+	minCache = 8 << 20
+	// minKeepAge lets a reader that was restarted resume.
+	minKeepAge = time.Minute
+	// maxClockRate makes an hour of a second. The 292 years that a duration holds
+	// then last for a month.
+	maxClockRate = 3600
+)
+
+// Check reports the first setting that cannot be used, and why.
+func (c *Config) Check() error {
+	if err := checkListen("listen", c.Listen); err != nil {
+		return err
+	}
+	if c.Admin != "" {
+		if err := checkListen("admin", c.Admin); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.Data == "":
+		return errors.New("data: name a folder")
+	case (c.TLSCert == "") != (c.TLSKey == ""):
+		return errors.New("tls-cert and tls-key: set both or none")
+	case c.Mode != ModeNormal && c.Mode != ModeObserve:
+		return fmt.Errorf("mode: %.40q is not normal or observe", c.Mode)
+	case c.KeepAge < minKeepAge:
+		return fmt.Errorf("keep-age: %s is less than %s", c.KeepAge, minKeepAge)
+	case c.KeepBytes < 0:
+		return errors.New("keep-bytes: below 0")
+	case c.Cache < minCache:
+		return fmt.Errorf("cache: less than %d MiB", minCache>>20)
+	case !(c.ClockRate > 0 && c.ClockRate <= maxClockRate):
+		return fmt.Errorf("clock-rate: %v does not lie between 0 and %v", c.ClockRate, maxClockRate)
+	case !c.ClockStart.IsZero() && c.ClockStart.Before(time.Unix(0, 0)):
+		return errors.New("clock-start: before 1970")
+	}
+	if err := c.checkPublicURL(); err != nil {
+		return err
+	}
+	return c.checkNames()
+}
+
+// checkListen refuses an address that others could reach: without keys the hub
+// cannot tell who may do what.
+func checkListen(name, addr string) error {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return fmt.Errorf("%s: %w; write it as 127.0.0.1:8420", name, err)
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return fmt.Errorf("%s: %.20q is not a port", name, port)
+	}
+	if !isLoopback(host) {
+		return fmt.Errorf("%s: %q is not a loopback address; the hub has no keys to check tokens with, "+
+			"so everybody who reaches it may do everything: listen on 127.0.0.1 or [::1]", name, addr)
+	}
+	return nil
+}
+
+// isLoopback reports whether host, without port, is this very machine.
+func isLoopback(host string) bool {
+	if host == "localhost" {
+		return true
+	}
+	a, err := netip.ParseAddr(host)
+	return err == nil && a.Unmap().IsLoopback() && a.Zone() == ""
+}
+
+func (c *Config) checkPublicURL() error {
+	if c.PublicURL == "" {
+		return nil
+	}
+	u, err := url.Parse(c.PublicURL)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil ||
+		u.Path != "" && u.Path != "/" || u.RawQuery != "" || u.Fragment != "" {
+		return fmt.Errorf("public-url: %.200q is not of the form https://HOST", c.PublicURL)
+	}
+	return nil
+}
+
+// checkNames looks at types and schemes.
+func (c *Config) checkNames() error {
+	for name, list := range map[string][]string{"work": c.Work, "collect": c.Collect} {
+		for _, t := range list {
+			if err := checkToken([]byte(t), graph.MaxToken); err != nil {
+				return fmt.Errorf("%s: %.40q: %w", name, t, err)
+			}
+		}
+	}
+	for _, s := range c.Schemes {
+		if err := graph.CheckURI(s+":a", s); err != nil || s == "" || strings.ToLower(s) != s {
+			return fmt.Errorf("schemes: %.40q is not a scheme in lower case", s)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,163 @@
+package hub
+
+import (
+	"net/netip"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+func TestFlagsWinOverEnvironmentOverFileOverDefaults(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "freshwire.yaml")
+	if err := os.WriteFile(file, []byte(`
+listen: 127.0.0.1:1
+data: /file
+mode: observe
+work: [html, map]
+trusted-proxy: [10.0.0.0/8]
+keep-age: 48h
+keep-bytes: 2GiB
+clock-start: 2030-01-01T00:00:00Z
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	environ := []string{"HOME=/", "FRESHWIRE_DATA=/env", "FRESHWIRE_LISTEN=127.0.0.1:2", "FRESHWIRE_COLLECT=html, map,",
+		"FRESHWIRE_HUB=http://localhost:1", "FRESHWIRE_CONFIG=" + file}
+	got, err := LoadConfig("", environ, map[string]string{"listen": "127.0.0.1:3", "cache": "64MiB", "clock-rate": "60"})
+	want := DefaultConfig()
+	want.Listen, want.Data, want.Mode, want.Work, want.Collect = "127.0.0.1:3", "/env", ModeObserve, []string{"html", "map"}, []string{"html", "map"}
+	want.TrustedProxy = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	want.KeepAge, want.KeepBytes, want.Cache = 48*time.Hour, 2<<30, 64<<20
+	want.ClockStart, want.ClockRate = time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC), 60
+	if err != nil || !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v, %v\nwant %+v", got, err, want)
+	}
+}
+
+func TestWithoutAnythingTheDefaultsHold(t *testing.T) {
+	got, err := LoadConfig("", nil, nil)
+	if err != nil || !reflect.DeepEqual(got, DefaultConfig()) {
+		t.Errorf("got %+v, %v", got, err)
+	}
+}
+
+func TestEverySettingCanBeSetInEachWay(t *testing.T) {
+	values := map[string]string{"mode": "observe", "keep-age": "1h", "keep-bytes": "1MiB", "cache": "9MiB", "clock-start": "2030-01-01T00:00:00Z",
+		"clock-rate": "2", "trusted-proxy": "10.0.0.0/8", "listen": "[::1]:1", "admin": "localhost:1", "public-url": "https://hub.example", "work": "a"}
+	fields := reflect.TypeFor[Config]().NumField()
+	if len(settings) != fields {
+		t.Errorf("%d settings for %d fields", len(settings), fields)
+	}
+	for i, s := range settings {
+		value := values[s.Name]
+		if value == "" {
+			value = "x"
+		}
+		changed := func(c Config) bool {
+			return !reflect.DeepEqual(reflect.ValueOf(c).Field(i).Interface(), reflect.ValueOf(DefaultConfig()).Field(i).Interface())
+		}
+		var flag, env, file Config
+		flag, env, file = DefaultConfig(), DefaultConfig(), DefaultConfig()
+		if err := flag.set(s.Name, value); err != nil || !changed(flag) {
+			t.Errorf("flag --%s=%s: %v, changed %t", s.Name, value, err, changed(flag))
+		}
+		setting := strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(envName(s.Name), envPrefix), "_", "-"))
+		if err := env.set(setting, value); err != nil || !changed(env) {
+			t.Errorf("%s=%s: %v", envName(s.Name), value, err)
+		}
+		name := filepath.Join(t.TempDir(), "c.yaml")
+		yaml := s.Name + ": \"" + value + "\"\n"
+		switch reflect.TypeFor[Config]().Field(i).Type.Kind() {
+		case reflect.Slice:
+			yaml = s.Name + ": [" + value + "]\n"
+		case reflect.Float64:
+			yaml = s.Name + ": " + value + "\n"
+		}
+		if err := os.WriteFile(name, []byte(yaml), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := file.readFile(name); err != nil || !changed(file) {
+			t.Errorf("file %q: %v, changed %t", yaml, err, changed(file))
+		}
+		if s.Usage == "" {
+			t.Errorf("setting %s has no usage", s.Name)
+		}
+	}
+}
+
+func TestConfigurationsThatCannotBeMeantAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		name, file string
+		environ    []string
+		flags      map[string]string
+		want       string // part of the error
+	}{
+		{"an unknown key shows its line", "listen: 127.0.0.1:1\nlsten: 127.0.0.1:2\n", nil, nil, "2 | lsten"},
+		{"a repeated key", "data: a\ndata: b\n", nil, nil, "data"},
+		{"a broken file", "listen: [\n", nil, nil, "configuration"},
+		{"two documents", "data: a\n---\ndata: b\n", nil, nil, "more than one"},
+		{"a number for a duration", "keep-age: soon\n", nil, nil, `"soon"`},
+		{"a size in words", "cache: much\n", nil, nil, "not a size"},
+		{"an unknown variable", "", []string{"FRESHWIRE_LISTN=a"}, nil, "FRESHWIRE_LISTN: not a setting"},
+		{"a variable in lower case", "", []string{"FRESHWIRE_listen=a"}, nil, "FRESHWIRE_listen: not a setting"},
+		{"a variable without name", "", []string{"FRESHWIRE_=a"}, nil, "not a setting"},
+		{"a variable that is no duration", "", []string{"FRESHWIRE_KEEP_AGE=a"}, nil, "FRESHWIRE_KEEP_AGE"},
+		{"an unknown flag", "", nil, map[string]string{"lsten": "a"}, "--lsten"},
+		{"a network that is none", "", nil, map[string]string{"trusted-proxy": "10.0.0.1"}, "--trusted-proxy"},
+		{"a public address", "", nil, map[string]string{"listen": "0.0.0.0:8420"}, "no keys"},
+		{"all addresses", "", nil, map[string]string{"listen": ":8420"}, "no keys"},
+		{"a name", "", nil, map[string]string{"listen": "hub.example:8420"}, "loopback"},
+		{"a public address for the admin", "", nil, map[string]string{"admin": "192.0.2.1:8421"}, "admin"},
+		{"no port", "", nil, map[string]string{"listen": "127.0.0.1"}, "missing port"},
+		{"a port by name", "", nil, map[string]string{"listen": "127.0.0.1:http"}, "port"},
+		{"no folder", "", nil, map[string]string{"data": ""}, "data"},
+		{"a certificate without key", "", nil, map[string]string{"tls-cert": "a"}, "tls-key"},
+		{"an unknown mode", "", nil, map[string]string{"mode": "dry"}, "mode"},
+		{"a journal too short", "", nil, map[string]string{"keep-age": "1s"}, "keep-age"},
+		{"a journal below nothing", "keep-bytes: -1\n", nil, nil, `"-1" is not a size`},
+		{"a cache too small", "", nil, map[string]string{"cache": "1MiB"}, "cache"},
+		{"a size that overflows", "", nil, map[string]string{"cache": "9999999999TiB"}, "not a size"},
+		{"a clock that stands", "", nil, map[string]string{"clock-rate": "0"}, "clock-rate"},
+		{"a clock that is no number", "", nil, map[string]string{"clock-rate": "NaN"}, "clock-rate"},
+		{"a clock before 1970", "", nil, map[string]string{"clock-start": "1969-01-01T00:00:00Z"}, "clock-start"},
+		{"a public URL with a path", "", nil, map[string]string{"public-url": "https://hub.example/a"}, "public-url"},
+		{"a public URL with a user", "", nil, map[string]string{"public-url": "https://a@hub.example"}, "public-url"},
+		{"a scheme in capitals", "", nil, map[string]string{"schemes": "TILE"}, "schemes"},
+		{"a scheme with a colon", "", nil, map[string]string{"schemes": "tile:"}, "schemes"},
+		{"a type too long", "", nil, map[string]string{"work": strings.Repeat("x", 256)}, "work"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			file := ""
+			if c.file != "" {
+				file = filepath.Join(t.TempDir(), "c.yaml")
+				if err := os.WriteFile(file, []byte(c.file), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := LoadConfig(file, c.environ, c.flags); err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Errorf("got %v, want an error with %q", err, c.want)
+			}
+		})
+	}
+	if _, err := LoadConfig(filepath.Join(t.TempDir(), "missing.yaml"), nil, nil); err == nil {
+		t.Error("a file that is not there is accepted")
+	}
+}
+
+func TestSizesAreBytesWithAUnit(t *testing.T) {
+	for text, want := range map[string]Size{"0": 0, "4096": 4096, "1kB": 1000, "8MiB": 8 << 20, "2 GB": 2e9, "1TiB": 1 << 40} {
+		var got Size
+		if err := got.UnmarshalText([]byte(text)); err != nil || got != want {
+			t.Errorf("%q is %d, %v; want %d", text, got, err, want)
+		}
+	}
+	for _, text := range []string{"", "MiB", "-1", "1.5GiB", "1mb", "9223372036854775808"} {
+		var got Size
+		if err := got.UnmarshalText([]byte(text)); err == nil {
+			t.Errorf("%q is accepted as %d", text, got)
+		}
+	}
+}

@@ -1,0 +1,220 @@
+// Package hub makes one service of the rooms: it configures, opens, serves and
+// closes them. It is the only one that speaks HTTP to producers and operators, and
+// it knows no rule of the domain: what bytes from outside mean is decided here
+// ([DecodeUpdates]), what follows from them in graph.
+//
+// Nothing is acknowledged before it is on disk. Nothing from outside is repaired:
+// what is not canonical, not known or too long is refused as a whole, with a
+// [Problem] that names the item and the field.
+//
+// While there are no keys to check tokens with, only loopback may listen, and who
+// reaches the hub may do everything. Pages in a browser are the exception: they
+// also reach loopback, so foreign host names and writes from foreign origins are
+// refused.
+//
+// Imports graph and subscriptions.
+package hub
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/subscriptions"
+	"golang.org/x/sync/errgroup"
+)
+
+const (
+	// maxHeader bounds a request's header in bytes: a URI of 2,048 bytes,
+	// percent-encoded once more for a query, is 6 KiB.
+	maxHeader = 32 << 10
+	// headerDeadline is how long a header may take to arrive.
+	headerDeadline = 10 * time.Second
+	// answerDeadline is how long an ordinary request may take, answer included.
+	answerDeadline = 60 * time.Second
+	// idleDeadline is how long a connection is kept for the next request.
+	idleDeadline = 2 * time.Minute
+	// drainDeadline is how long requests in flight may take to end on shutdown.
+	drainDeadline = 15 * time.Second
+)
+
+// Hub is one running service.
+type Hub struct {
+	cfg      Config
+	log      *slog.Logger
+	clock    *Clock
+	store    *graph.Store
+	streams  *subscriptions.Streamer
+	metrics  *metrics
+	host     string // of public-url, "" if there is none
+	api      *http.Server
+	admin    *http.Server // nil if there is no admin listener
+	listener net.Listener
+	adminLn  net.Listener
+	ready    atomic.Bool
+}
+
+// New opens the store and the listeners. Nothing runs until [Hub.Run]; a hub that
+// is never run is closed by [Hub.Close]. A nil log means none.
+func New(cfg Config, log *slog.Logger) (*Hub, error) {
+	if err := cfg.Check(); err != nil {
+		return nil, err
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	h := &Hub{cfg: cfg, log: log.With("component", "hub"), clock: newClock(cfg)}
+	if u, err := url.Parse(cfg.PublicURL); err == nil {
+		h.host = u.Hostname()
+	}
+	var err error
+	if h.store, err = graph.Open(filepath.Join(cfg.Data, "store"), h.storeOptions(log)); err != nil {
+		return nil, err
+	}
+	h.streams = subscriptions.NewStreamer(h.store, subscriptions.StreamOptions{
+		Schemes: cfg.Schemes, ClientAddr: h.clientAddr, Problem: streamProblem, Log: log.With("component", "streams")})
+	h.metrics = newMetrics(h.store, h.streams)
+	if err := h.listen(); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	return h, nil
+}
+
+func (h *Hub) storeOptions(log *slog.Logger) graph.Options {
+	return graph.Options{
+		Clock: h.clock.Now, Log: log.With("component", "graph"), Cache: int64(h.cfg.Cache),
+		Work: h.cfg.Work, Collect: h.cfg.Collect, Schemes: h.cfg.Schemes, Observe: h.cfg.Mode == ModeObserve,
+		KeepAge: h.cfg.KeepAge, KeepBytes: int64(h.cfg.KeepBytes),
+	}
+}
+
+// listen opens the listeners and makes the servers.
+func (h *Hub) listen() error {
+	var certs []tls.Certificate
+	if h.cfg.TLSCert != "" {
+		cert, err := tls.LoadX509KeyPair(h.cfg.TLSCert, h.cfg.TLSKey)
+		if err != nil {
+			return fmt.Errorf("tls-cert: %w", err)
+		}
+		certs = append(certs, cert)
+	}
+	var err error
+	if h.listener, err = net.Listen("tcp", h.cfg.Listen); err != nil {
+		return err
+	}
+	h.api = h.server(h.front(h.routes()))
+	if certs != nil {
+		h.api.TLSConfig = &tls.Config{Certificates: certs, MinVersion: tls.VersionTLS12}
+	}
+	if h.cfg.Admin == "" {
+		return nil
+	}
+	if h.adminLn, err = net.Listen("tcp", h.cfg.Admin); err != nil {
+		return fmt.Errorf("admin: %w", err)
+	}
+	h.admin = h.server(h.front(h.adminRoutes()))
+	// A profile is taken for as long as its reader asks for.
+	h.admin.WriteTimeout = 0
+	return nil
+}
+
+func (h *Hub) server(handler http.Handler) *http.Server {
+	return &http.Server{
+		Handler: handler, MaxHeaderBytes: maxHeader, ReadHeaderTimeout: headerDeadline, ReadTimeout: bodyDeadline,
+		WriteTimeout: answerDeadline, IdleTimeout: idleDeadline, ErrorLog: slog.NewLogLogger(h.log.Handler(), slog.LevelWarn),
+	}
+}
+
+// Addr returns the address the hub listens on.
+func (h *Hub) Addr() net.Addr { return h.listener.Addr() }
+
+// AdminAddr returns the address of the admin listener, nil if there is none.
+func (h *Hub) AdminAddr() net.Addr {
+	if h.adminLn == nil {
+		return nil
+	}
+	return h.adminLn.Addr()
+}
+
+// URL returns the address for clients on this machine.
+func (h *Hub) URL() string {
+	scheme := "http"
+	if h.cfg.TLSCert != "" {
+		scheme = "https"
+	}
+	return scheme + "://" + h.Addr().String()
+}
+
+// Close closes a hub that was never run.
+func (h *Hub) Close() error {
+	var errs []error
+	for _, l := range []net.Listener{h.listener, h.adminLn} {
+		if l != nil {
+			errs = append(errs, l.Close())
+		}
+	}
+	return errors.Join(append(errs, h.store.Close())...)
+}
+
+// Run serves until ctx ends, then drains: streams are told when to come again,
+// requests in flight are answered, and the store is closed last. It returns nil
+// after an orderly end, and an error if the store or a listener failed. A hub runs
+// once.
+func (h *Hub) Run(ctx context.Context) error {
+	// The store outlives ctx: requests in flight still need it.
+	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopStore()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return h.store.Run(storeCtx) })
+	g.Go(func() error { return serve(h.api, h.listener) })
+	if h.admin != nil {
+		g.Go(func() error { return serve(h.admin, h.adminLn) })
+	}
+	h.ready.Store(true)
+	h.log.Info("serving", "url", h.URL(), "data", h.cfg.Data, "mode", string(h.cfg.Mode), "access", "loopback is admin")
+	g.Go(func() error {
+		defer stopStore()
+		<-ctx.Done()
+		h.drain()
+		return nil
+	})
+	err := errors.Join(g.Wait(), h.store.Close())
+	h.log.Info("stopped")
+	return err
+}
+
+func serve(s *http.Server, l net.Listener) error {
+	err := error(nil)
+	if s.TLSConfig != nil {
+		err = s.ServeTLS(l, "", "")
+	} else {
+		err = s.Serve(l)
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// drain ends the streams, then waits for the requests in flight.
+func (h *Hub) drain() {
+	h.ready.Store(false)
+	ctx, cancel := context.WithTimeout(context.Background(), drainDeadline)
+	defer cancel()
+	if h.admin != nil {
+		h.admin.Close() // a profile that is being taken is lost
+	}
+	if err := errors.Join(h.streams.Shutdown(ctx), h.api.Shutdown(ctx)); err != nil {
+		h.log.Warn("requests cut off on shutdown", "err", err)
+		h.api.Close()
+	}
+}

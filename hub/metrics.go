@@ -1,0 +1,144 @@
+package hub
+
+import (
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/subscriptions"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics is what a hub counts. All label values come from closed sets: routes
+// of the API, statuses, states, kinds and reasons; nothing that was sent.
+type metrics struct {
+	registry *prometheus.Registry
+	requests *prometheus.CounterVec
+	seconds  *prometheus.HistogramVec
+}
+
+func newMetrics(store *graph.Store, streams *subscriptions.Streamer) *metrics {
+	m := &metrics{
+		registry: prometheus.NewRegistry(),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "freshwire_http_requests_total", Help: "Requests by route, method and status."}, []string{"route", "method", "status"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "freshwire_http_request_seconds", Help: "Time to answer, by route; streams are not counted.",
+			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 5, 30}}, []string{"route"}),
+	}
+	m.registry.MustRegister(m.requests, m.seconds, storeCollector{store}, streamCollector{streams},
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+func (m *metrics) handler() http.Handler {
+	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+const routeStream = "/v1/stream"
+
+// request counts one request. A route that is none is "other", and so is a
+// method that no route has.
+func (m *metrics) request(method, route string, status int, took time.Duration) {
+	if route == "" {
+		route = "other"
+	}
+	switch method {
+	case http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete, "QUERY":
+	default:
+		method = "other"
+	}
+	m.requests.WithLabelValues(route, method, strconv.Itoa(status)).Inc()
+	if route != routeStream {
+		m.seconds.WithLabelValues(route).Observe(took.Seconds())
+	}
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("freshwire_"+name, help, labels, nil)
+}
+
+// storeCollector shows the figures of the store when it is asked.
+type storeCollector struct{ store *graph.Store }
+
+var (
+	descResources  = desc("resources", "Resources by state.", "state")
+	descFailed     = desc("failed_resources", "Ready resources whose retries are exhausted.")
+	descAhead      = desc("ahead_markers", "Dependents that have seen more than the store.")
+	descJobs       = desc("jobs", "Running fan-outs.")
+	descOldest     = desc("journal_oldest", "Position before the oldest kept notice.")
+	descNewest     = desc("journal_newest", "Position of the newest notice.")
+	descDisk       = desc("store_bytes", "Bytes of the store on disk.")
+	descUpdates    = desc("updates_total", "Updates accepted.")
+	descDuplicates = desc("updates_duplicate_total", "Updates accepted that were sent before.")
+	descOutdated   = desc("updates_outdated_total", "Updates accepted that were older than what the store had.")
+	descNotices    = desc("notices_total", "Notices written.", "kind", "reason")
+)
+
+func (c storeCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descResources, descFailed, descAhead, descJobs, descOldest, descNewest, descDisk,
+		descUpdates, descDuplicates, descOutdated, descNotices} {
+		ch <- d
+	}
+}
+
+func (c storeCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.store.Stats()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	for state, n := range s.States {
+		gauge(descResources, float64(n), graph.State(state).String())
+	}
+	gauge(descFailed, float64(s.Failed))
+	gauge(descAhead, float64(s.Markers))
+	gauge(descJobs, float64(s.Jobs))
+	gauge(descOldest, float64(s.Oldest.Seq))
+	gauge(descNewest, float64(s.Newest.Seq))
+	gauge(descDisk, float64(s.DiskBytes))
+	counter(descUpdates, s.Updates)
+	counter(descDuplicates, s.Duplicates)
+	counter(descOutdated, s.Outdated)
+	for name, n := range s.Notices {
+		kind, reason, _ := strings.Cut(name, " ")
+		counter(descNotices, n, kind, reason)
+	}
+}
+
+// streamCollector shows the figures of the streams.
+type streamCollector struct{ streams *subscriptions.Streamer }
+
+var (
+	descStreams       = desc("streams", "Open streams.")
+	descStreamsOpened = desc("streams_opened_total", "Streams begun.")
+	descRefused       = desc("streams_refused_total", "Requests that got no stream.")
+	descDelivered     = desc("stream_notices_total", "Notices delivered, counted for each reader.")
+	descSent          = desc("stream_bytes_total", "Bytes written to streams.")
+	descResets        = desc("stream_resets_total", "Readers told that they missed something.")
+	descSlow          = desc("stream_slow_total", "Readers let go because a write took too long.")
+)
+
+func (c streamCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descStreams, descStreamsOpened, descRefused, descDelivered, descSent, descResets, descSlow} {
+		ch <- d
+	}
+}
+
+func (c streamCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.streams.Stats()
+	ch <- prometheus.MustNewConstMetric(descStreams, prometheus.GaugeValue, float64(s.Open))
+	for _, x := range []struct {
+		d *prometheus.Desc
+		n uint64
+	}{{descStreamsOpened, s.Opened}, {descRefused, s.Refused}, {descDelivered, s.Notices}, {descSent, s.Bytes},
+		{descResets, s.Resets}, {descSlow, s.Slow}} {
+		ch <- prometheus.MustNewConstMetric(x.d, prometheus.CounterValue, float64(x.n))
+	}
+}

@@ -1,0 +1,217 @@
+package hub
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/freshwire/freshwire/graph"
+)
+
+// problemBase and a slug make the type of a problem: an identifier that never
+// changes, not a page that must be there.
+const problemBase = "https://freshwire.dev/problems/"
+
+// retryShutdown is what a refused client is asked to wait, in seconds: a restart
+// takes less.
+const retryShutdown = 5
+
+// A problemKind is one type of problem. Clients branch on the slug.
+type problemKind struct {
+	slug   string
+	status int
+	title  string
+	help   string // the way out where the refusal itself names none
+}
+
+var (
+	badJSON = &problemKind{"bad-json", http.StatusBadRequest, "The body is not the JSON that is asked for",
+		"send UTF-8 JSON without repeated names; /openapi.json describes it"}
+	unknownField = &problemKind{"unknown-field", http.StatusBadRequest, "A field is not known",
+		"correct its name or leave it out; /openapi.json lists the fields"}
+	missingField = &problemKind{"missing-field", http.StatusBadRequest, "A field is missing", ""}
+	badValue     = &problemKind{"bad-value", http.StatusBadRequest, "A field has a value that is not allowed",
+		"/openapi.json describes the field"}
+	badURI = &problemKind{"bad-uri", http.StatusBadRequest, "A URI is not in its canonical form",
+		"write it as its own server does, in ASCII"}
+	futureTime = &problemKind{"future-time", http.StatusBadRequest, "A time lies in the future",
+		"set the producer's clock"}
+	overLimit = &problemKind{"over-limit", http.StatusBadRequest, "A list or a text is too long",
+		"stay within the limit"}
+	badQuery = &problemKind{"bad-query", http.StatusBadRequest, "A query parameter is wrong",
+		"/openapi.json lists the parameters"}
+	badBody = &problemKind{"bad-body", http.StatusBadRequest, "The body cannot be read",
+		"send it again, whole"}
+	badHost = &problemKind{"bad-host", http.StatusMisdirectedRequest, "The hub is not addressed by this name",
+		"use its loopback address, or set public-url to the name it is to have"}
+	crossOrigin = &problemKind{"cross-origin", http.StatusForbidden, "A page of another origin may not write here",
+		"write from a program, or from the hub's own pages"}
+	notFound = &problemKind{"not-found", http.StatusNotFound, "There is no such address",
+		"/openapi.json lists the addresses"}
+	unknownResource = &problemKind{"unknown-resource", http.StatusNotFound, "The hub never heard of this resource",
+		"check the spelling; a resource is known once an update or an edge has named it"}
+	unknownJob = &problemKind{"unknown-job", http.StatusNotFound, "There is no such job",
+		"GET /v1/jobs lists those that run"}
+	badMethod = &problemKind{"method-not-allowed", http.StatusMethodNotAllowed, "The method is not allowed here",
+		"use a method that the Allow header lists"}
+	bodyTimeout = &problemKind{"body-timeout", http.StatusRequestTimeout, "The body took too long",
+		"send smaller batches"}
+	cursorReset = &problemKind{"cursor-reset", http.StatusGone, "The position cannot be served",
+		"begin again at the oldest or the newest position"}
+	bodyTooLarge = &problemKind{"body-too-large", http.StatusRequestEntityTooLarge, "The body is too long",
+		"send smaller batches"}
+	badContentType = &problemKind{"bad-content-type", http.StatusUnsupportedMediaType, "The body's media type or encoding is not supported",
+		"send application/json or application/x-ndjson, plain or encoded with gzip or zstd"}
+	internalError = &problemKind{"internal", http.StatusInternalServerError, "The hub failed",
+		"the hub's log tells more under this request's X-Request-Id"}
+	shuttingDown = &problemKind{"shutting-down", http.StatusServiceUnavailable, "The hub is shutting down",
+		"come again in a few seconds"}
+)
+
+// problemKinds lists the types of problem that the hub itself reports; streams
+// add the last four.
+var problemKinds = []*problemKind{
+	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
+	notFound, unknownResource, unknownJob, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
+	internalError, shuttingDown,
+	{"bad-filter", http.StatusBadRequest, "The filter is wrong", "/openapi.json describes filters"},
+	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
+	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
+	{"too-many-streams", http.StatusTooManyRequests, "This address has too many streams open", "close one, or ask for more with one filter"},
+}
+
+// Problem is the body of every refusal.
+// Source: RFC 9457.
+type Problem struct {
+	Type   string `json:"type"` // problemBase and a slug
+	Title  string `json:"title"`
+	Status int    `json:"status"`
+	Detail string `json:"detail,omitempty"`
+	Item   *int   `json:"item,omitempty"`  // which update of a batch, counted from 0
+	Field  string `json:"field,omitempty"` // the field or parameter to blame
+	Limit  int64  `json:"limit,omitempty"` // what was exceeded
+	Help   string `json:"help,omitempty"`  // the way out
+}
+
+// A refusal is an error that the client can mend.
+type refusal struct {
+	kind   *problemKind
+	item   *int // which update of a batch
+	field  string
+	detail string
+	limit  int64
+}
+
+func (e *refusal) Error() string {
+	s := e.detail
+	if e.field != "" {
+		s = e.field + ": " + s
+	}
+	if e.item != nil {
+		s = "item " + strconv.Itoa(*e.item) + ": " + s
+	}
+	return s
+}
+
+func refuse(kind *problemKind, field, format string, args ...any) *refusal {
+	return &refusal{kind: kind, field: field, detail: fmt.Sprintf(format, args...)}
+}
+
+// exceeds refuses what is longer than limit; unit says what is counted.
+func exceeds(kind *problemKind, field string, limit int64, unit string) *refusal {
+	e := refuse(kind, field, "more than %d %s", limit, unit)
+	e.limit = limit
+	return e
+}
+
+// refusalOf is the refusal that an error about a body's JSON amounts to.
+func refusalOf(err error) *refusal {
+	var (
+		no     *refusal
+		syntax *syntaxError
+		uri    *graph.URIError
+	)
+	switch {
+	case errors.As(err, &no):
+		return no
+	case errors.As(err, &syntax):
+		return refuse(badJSON, "", "%v", err)
+	case errors.As(err, &uri):
+		return refuse(badURI, "", "%v", err)
+	}
+	return refuse(badValue, "", "%v", err)
+}
+
+// problemOf is the one place that turns an error into an answer.
+func problemOf(err error) Problem {
+	var (
+		no      *refusal
+		invalid *graph.InvalidError
+		uri     *graph.URIError
+		reset   *graph.ResetError
+		long    *http.MaxBytesError
+	)
+	switch {
+	case errors.As(err, &no):
+		p := no.kind.problem(no.detail)
+		p.Item, p.Field, p.Limit = no.item, no.field, no.limit
+		return p
+	case errors.As(err, &invalid):
+		p := badValue.problem(invalid.Reason)
+		p.Item, p.Field = &invalid.Item, invalid.Field
+		return p
+	case errors.As(err, &uri):
+		return badURI.problem(uri.Error())
+	case errors.As(err, &reset):
+		return cursorReset.problem(reset.Error())
+	case errors.As(err, &long):
+		p := bodyTooLarge.problem(fmt.Sprintf("more than %d bytes", long.Limit))
+		p.Limit = long.Limit
+		return p
+	case errors.Is(err, graph.ErrUnknown):
+		return unknownResource.problem("")
+	case errors.Is(err, graph.ErrClosed):
+		return shuttingDown.problem("")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return bodyTimeout.problem(fmt.Sprintf("it did not arrive within %s", bodyDeadline))
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return shuttingDown.problem("the request was given up")
+	}
+	return internalError.problem("")
+}
+
+func (k *problemKind) problem(detail string) Problem {
+	return Problem{Type: problemBase + k.slug, Title: k.title, Status: k.status, Detail: detail, Help: k.help}
+}
+
+// writeProblem answers with p.
+func writeProblem(w http.ResponseWriter, p Problem) {
+	h := w.Header()
+	h.Set("Content-Type", "application/problem+json")
+	h.Set("Cache-Control", "no-store")
+	switch p.Status {
+	case http.StatusServiceUnavailable:
+		h.Set("Retry-After", strconv.Itoa(retryShutdown))
+	case http.StatusUnsupportedMediaType:
+		h.Set("Accept-Encoding", "gzip, zstd, identity")
+	}
+	w.WriteHeader(p.Status)
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.Encode(p) // who does not read it is not there
+}
+
+// streamProblem answers a refusal of the stream handler, which knows only slugs.
+func streamProblem(w http.ResponseWriter, _ *http.Request, status int, slug, detail string) {
+	p := Problem{Type: problemBase + slug, Title: http.StatusText(status), Status: status, Detail: detail}
+	for _, k := range problemKinds {
+		if k.slug == slug {
+			p.Title, p.Help = k.title, k.help
+		}
+	}
+	writeProblem(w, p)
+}

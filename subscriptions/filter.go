@@ -1,0 +1,214 @@
+package subscriptions
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/freshwire/freshwire/graph"
+)
+
+const (
+	// maxFilterValues bounds the values of one filter, all fields together: a
+	// compiled value takes about 150 bytes for as long as its stream lives.
+	// Longer lists belong into a named channel, which is shared.
+	maxFilterValues = 10_000
+	// maxFilterPrefixes bounds the prefixes of one filter: unlike the other
+	// values, each is compared with every notice (about 5 ns).
+	maxFilterPrefixes = 256
+	// maxFilterValue bounds one value, in bytes; no URI is longer.
+	maxFilterValue = 2048
+)
+
+// Filter says which notices a reader wants. An empty field asks nothing; the
+// zero Filter wants all notices.
+//
+// The values of one field are alternatives, and every field that is set must
+// agree. URI, Prefix and Host are three ways to say which resource and count as
+// one field: a notice passes if any of their values names its resource. Type and
+// buckets are those the resource has when the notice is read.
+type Filter struct {
+	URI    []string `json:"uri,omitempty"`    // exactly this resource; an aspect is another one
+	Prefix []string `json:"prefix,omitempty"` // everything under it, by whole path segments
+	Host   []string `json:"host,omitempty"`   // everything on this host, with its port if it has one
+	Type   []string `json:"type,omitempty"`   // resources of this type
+	Bucket []string `json:"bucket,omitempty"` // resources in this bucket
+	Kind   []string `json:"kind,omitempty"`   // "changed", "refresh"
+	Lane   []string `json:"lane,omitempty"`   // "prompt", "bulk"
+}
+
+// FilterError reports the field of a filter that was refused, and why.
+type FilterError struct {
+	Field  string
+	Reason string
+}
+
+func (e *FilterError) Error() string { return fmt.Sprintf("filter %s: %s", e.Field, e.Reason) }
+
+// ParseQuery reads a filter from query parameters, each repeatable. A parameter
+// it does not know is a *FilterError, because a filter with a typing mistake
+// would let everything through.
+func ParseQuery(q url.Values) (Filter, error) {
+	var f Filter
+	fields := map[string]*[]string{"uri": &f.URI, "prefix": &f.Prefix, "host": &f.Host,
+		"type": &f.Type, "bucket": &f.Bucket, "kind": &f.Kind, "lane": &f.Lane}
+	for name, values := range q {
+		field, ok := fields[name]
+		if !ok {
+			return Filter{}, &FilterError{fmt.Sprintf("%.64q", name),
+				"is unknown; use uri, prefix, host, type, bucket, kind or lane"}
+		}
+		*field = values
+	}
+	return f, nil
+}
+
+// Matcher is a compiled filter. It is safe for concurrent use.
+type Matcher struct {
+	uris, hosts, types, buckets set
+	prefixes                    []string
+	kinds, lanes                uint8 // a bit for each value that passes; 0 asks nothing
+}
+
+type set map[string]struct{}
+
+func (s set) has(v string) bool { _, ok := s[v]; return ok }
+
+// Compile checks f and makes it fit for matching. A *FilterError names the
+// field that cannot be served. URIs and prefixes must be canonical, schemes as
+// in [graph.CheckURI]: others name no resource, and the reader would wait for ever.
+func Compile(f Filter, schemes ...string) (*Matcher, error) {
+	if err := f.bounded(); err != nil {
+		return nil, err
+	}
+	for _, uri := range f.URI {
+		if err := graph.CheckURI(uri, schemes...); err != nil {
+			return nil, &FilterError{"uri", err.Error()}
+		}
+	}
+	for _, prefix := range f.Prefix {
+		if err := checkPrefix(prefix, schemes); err != nil {
+			return nil, &FilterError{"prefix", err.Error()}
+		}
+	}
+	hosts := make([]string, len(f.Host))
+	for i, host := range f.Host {
+		hosts[i] = strings.ToLower(host)
+	}
+	kinds, err := mask("kind", f.Kind, graph.KindChanged, graph.KindRefresh)
+	if err != nil {
+		return nil, err
+	}
+	lanes, err := mask("lane", f.Lane, graph.Prompt, graph.Bulk)
+	if err != nil {
+		return nil, err
+	}
+	return &Matcher{uris: newSet(f.URI), hosts: newSet(hosts), types: newSet(f.Type), buckets: newSet(f.Bucket),
+		prefixes: f.Prefix, kinds: kinds, lanes: lanes}, nil
+}
+
+// bounded checks the caps, and that each value is text.
+func (f *Filter) bounded() error {
+	if len(f.Prefix) > maxFilterPrefixes {
+		return &FilterError{"prefix", fmt.Sprintf("has more than %d values", maxFilterPrefixes)}
+	}
+	total := 0
+	for _, field := range []struct {
+		name   string
+		values []string
+	}{{"uri", f.URI}, {"prefix", f.Prefix}, {"host", f.Host}, {"type", f.Type},
+		{"bucket", f.Bucket}, {"kind", f.Kind}, {"lane", f.Lane}} {
+		if total += len(field.values); total > maxFilterValues {
+			return &FilterError{field.name, fmt.Sprintf("makes more than %d values", maxFilterValues)}
+		}
+		for _, v := range field.values {
+			switch {
+			case v == "":
+				return &FilterError{field.name, "has an empty value; leave the field out to ask nothing of it"}
+			case len(v) > maxFilterValue:
+				return &FilterError{field.name, fmt.Sprintf("has a value longer than %d bytes", maxFilterValue)}
+			case !utf8.ValidString(v):
+				return &FilterError{field.name, "has a value that is not UTF-8"}
+			}
+		}
+	}
+	return nil
+}
+
+// checkPrefix returns nil if some canonical URI lies under prefix.
+func checkPrefix(prefix string, schemes []string) error {
+	err := graph.CheckURI(prefix, schemes...)
+	if err == nil || strings.Contains(prefix, "#") {
+		return err
+	}
+	// A host alone and the namespace of a URN are prefixes, but no URIs.
+	for _, tail := range [...]string{"/", "x", ":x"} {
+		if uri := prefix + tail; graph.CheckURI(uri, schemes...) == nil && graph.UnderPrefix(uri, prefix) {
+			return nil
+		}
+	}
+	return err
+}
+
+// mask sets the bit of each named value.
+func mask[T interface {
+	~uint8
+	String() string
+}](field string, names []string, known ...T) (bits uint8, err error) {
+next:
+	for _, name := range names {
+		for _, v := range known {
+			if v.String() == name {
+				bits |= 1 << v
+				continue next
+			}
+		}
+		return 0, &FilterError{field, fmt.Sprintf("%.64q is unknown; use %s or %s", name, known[0], known[1])}
+	}
+	return bits, nil
+}
+
+func newSet(values []string) set {
+	s := make(set, len(values))
+	for _, v := range values {
+		s[v] = struct{}{}
+	}
+	return s
+}
+
+// Match reports whether n passes the filter.
+func (m *Matcher) Match(n *graph.Notice) bool {
+	return (m.kinds == 0 || m.kinds&(1<<n.Kind) != 0) &&
+		(m.lanes == 0 || m.lanes&(1<<n.Lane) != 0) &&
+		(len(m.types) == 0 || m.types.has(n.Type)) &&
+		m.matchBucket(n.Buckets) &&
+		m.matchResource(n.URI)
+}
+
+func (m *Matcher) matchBucket(buckets []string) bool {
+	if len(m.buckets) == 0 {
+		return true
+	}
+	for _, b := range buckets {
+		if m.buckets.has(b) {
+			return true
+		}
+	}
+	return false
+}
+
+func (m *Matcher) matchResource(uri string) bool {
+	if len(m.uris) == 0 && len(m.hosts) == 0 && len(m.prefixes) == 0 {
+		return true
+	}
+	if m.uris.has(uri) || len(m.hosts) > 0 && m.hosts.has(graph.Host(uri)) {
+		return true
+	}
+	for _, prefix := range m.prefixes {
+		if graph.UnderPrefix(uri, prefix) {
+			return true
+		}
+	}
+	return false
+}

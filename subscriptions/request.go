@@ -1,0 +1,235 @@
+package subscriptions
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/freshwire/freshwire/graph"
+)
+
+const (
+	// maxFilterBody bounds a filter sent as a body, in bytes: maxFilterValues
+	// URIs of the usual length.
+	maxFilterBody = 1 << 20
+	// maxLinger bounds how long a reader may have its notices gathered: still
+	// well below the heartbeat.
+	maxLinger = 10 * time.Second
+)
+
+// methodQuery is a GET with a body.
+// Source: draft-ietf-httpbis-safe-method-w-body.
+const methodQuery = "QUERY"
+
+// A refusal ends a request before its stream begins.
+type refusal struct {
+	status     int
+	slug       string // names the type of problem
+	detail     string
+	retryAfter time.Duration // 0 means not said
+}
+
+func (e *refusal) Error() string { return e.detail }
+
+// streamRequest is what a reader asked for.
+type streamRequest struct {
+	matcher *Matcher
+	format  format
+	linger  time.Duration // least time between two reads of the journal
+	lastID  string        // the reader's Last-Event-ID, "" if it has none
+	since   string        // a cursor or a time, "" means now
+}
+
+// parseRequest reads all of r; its error is a *refusal.
+func parseRequest(w http.ResponseWriter, r *http.Request, schemes []string) (streamRequest, error) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return streamRequest{}, &refusal{status: http.StatusBadRequest, slug: "bad-query",
+			detail: "the query string cannot be read: " + err.Error()}
+	}
+	since, err := take(query, "since")
+	if err != nil {
+		return streamRequest{}, err
+	}
+	lingerText, err := take(query, "linger")
+	if err != nil {
+		return streamRequest{}, err
+	}
+	linger, err := parseLinger(lingerText)
+	if err != nil {
+		return streamRequest{}, err
+	}
+	filter, err := parseFilter(w, r, query)
+	if err != nil {
+		return streamRequest{}, err
+	}
+	matcher, err := Compile(filter, schemes...)
+	if err != nil {
+		return streamRequest{}, &refusal{status: http.StatusBadRequest, slug: "bad-filter", detail: err.Error()}
+	}
+	return streamRequest{matcher, negotiate(r.Header), linger, r.Header.Get("Last-Event-ID"), since}, nil
+}
+
+// take removes a parameter that may stand once.
+func take(query url.Values, name string) (string, error) {
+	values := query[name]
+	delete(query, name)
+	switch len(values) {
+	case 0:
+		return "", nil
+	case 1:
+		return values[0], nil
+	}
+	return "", &refusal{status: http.StatusBadRequest, slug: "bad-query", detail: name + " stands more than once"}
+}
+
+// parseLinger reads a duration as Go writes it ("2s", "500ms") or whole seconds.
+func parseLinger(s string) (time.Duration, error) {
+	if s == "" {
+		return 0, nil
+	}
+	d, err := time.ParseDuration(s)
+	if seconds, atoiErr := strconv.Atoi(s); atoiErr == nil && seconds <= int(maxLinger/time.Second) {
+		d, err = time.Duration(seconds)*time.Second, nil
+	}
+	if err != nil || d < 0 || d > maxLinger {
+		return 0, &refusal{status: http.StatusBadRequest, slug: "bad-linger",
+			detail: fmt.Sprintf("linger %.64q is not a duration from 0 to %s, such as 2s", s, maxLinger)}
+	}
+	return d, nil
+}
+
+// parseFilter reads the filter from what is left of the query or from the body.
+func parseFilter(w http.ResponseWriter, r *http.Request, query url.Values) (Filter, error) {
+	if r.Method == http.MethodGet {
+		f, err := ParseQuery(query)
+		if err != nil {
+			return Filter{}, &refusal{status: http.StatusBadRequest, slug: "bad-filter", detail: err.Error()}
+		}
+		return f, nil
+	}
+	for name := range query {
+		return Filter{}, &refusal{status: http.StatusBadRequest, slug: "bad-filter",
+			detail: fmt.Sprintf("the body holds the filter; move %.64q there, only since and linger stand in the query", name)}
+	}
+	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t != "application/json" {
+		return Filter{}, &refusal{status: http.StatusUnsupportedMediaType, slug: "bad-content-type",
+			detail: "the filter is sent as application/json"}
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxFilterBody))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		return Filter{}, &refusal{status: http.StatusRequestEntityTooLarge, slug: "body-too-large",
+			detail: fmt.Sprintf("the filter is longer than %d bytes", maxFilterBody)}
+	}
+	if err != nil {
+		return Filter{}, &refusal{status: http.StatusBadRequest, slug: "bad-body", detail: "the body ended early"}
+	}
+	f, err := decodeFilter(body)
+	if err != nil {
+		return Filter{}, &refusal{status: http.StatusBadRequest, slug: "bad-filter",
+			detail: "the body is not a filter: " + err.Error()}
+	}
+	return f, nil
+}
+
+// decodeFilter reads the JSON form of a filter: one object, no unknown members.
+func decodeFilter(body []byte) (Filter, error) {
+	// encoding/json would replace what is not UTF-8, and the value then match nothing.
+	if !utf8.Valid(body) {
+		return Filter{}, errors.New("it is not UTF-8")
+	}
+	var f *Filter
+	d := json.NewDecoder(strings.NewReader(string(body)))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&f); err != nil {
+		return Filter{}, err
+	}
+	if f == nil {
+		return Filter{}, errors.New("null is not an object")
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return Filter{}, errors.New("something follows the object")
+	}
+	return *f, nil
+}
+
+// negotiate chooses NDJSON for who names it and refuses to nobody the default,
+// server-sent events.
+func negotiate(h http.Header) format {
+	for _, field := range h.Values("Accept") {
+		for part := range strings.SplitSeq(field, ",") {
+			switch t, params, _ := mime.ParseMediaType(part); t {
+			case eventStream{}.contentType():
+				return eventStream{}
+			case lines{}.contentType():
+				if q, err := strconv.ParseFloat(params["q"], 64); err != nil || q > 0 {
+					return lines{}
+				}
+			}
+		}
+	}
+	return eventStream{}
+}
+
+// start is where a stream begins.
+type start struct {
+	at graph.Cursor
+	// told says that the reader knows the position already.
+	told bool
+	// reset, if not nil, is why the stream cannot begin where it was asked to.
+	reset *graph.ResetError
+}
+
+// begin finds the position a reader asked for. The reader's last event id wins
+// over since: after a reconnect a browser repeats the address it first used.
+func begin(j journal, req *streamRequest) (start, error) {
+	switch {
+	case req.lastID != "":
+		c, err := graph.ParseCursor(req.lastID)
+		if err != nil {
+			// Not refused: a browser cannot take its last event id back, and
+			// would never connect again.
+			newest := j.Token()
+			return start{at: newest, reset: &graph.ResetError{Reason: reasonMalformed, Oldest: j.Oldest(), Newest: newest}}, nil
+		}
+		return start{at: c, told: true}, nil
+	case req.since != "":
+		return beginSince(j, req.since)
+	}
+	return start{at: j.Token()}, nil
+}
+
+// reasonMalformed is the reset's reason for a last event id that is no cursor.
+const reasonMalformed = "malformed"
+
+func beginSince(j journal, since string) (start, error) {
+	if c, err := graph.ParseCursor(since); err == nil {
+		return start{at: c, told: true}, nil
+	}
+	t, err := time.Parse(time.RFC3339, since)
+	if err != nil {
+		return start{}, &refusal{status: http.StatusBadRequest, slug: "bad-since",
+			detail: fmt.Sprintf("since %.140q is neither a cursor nor a time such as 2026-11-22T02:12:49Z", since)}
+	}
+	c, err := j.Since(t)
+	if reset := (*graph.ResetError)(nil); errors.As(err, &reset) {
+		return start{at: reset.Newest, reset: reset}, nil
+	}
+	if err != nil {
+		return start{}, fmt.Errorf("seeking %s in the journal: %w", t.Format(time.RFC3339), err)
+	}
+	// A time before the oldest kept notice may have lost some to trimming. What
+	// is kept is served, and the reader is told that it may not be all.
+	if oldest := j.Oldest(); c == oldest && oldest.Seq > 0 {
+		return start{at: c, reset: &graph.ResetError{Reason: "trimmed", Oldest: oldest, Newest: j.Token()}}, nil
+	}
+	return start{at: c}, nil
+}
