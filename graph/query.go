@@ -255,7 +255,8 @@ func (s *Store) countOf(x ID) (n int, err error) {
 	return n, errors.Join(it.Error(), it.Close())
 }
 
-// Jobs lists the running fan-outs in the order they began.
+// Jobs lists the running fan-outs in the order they began. One that ends leaves
+// the list a moment before its last notices are durable.
 func (s *Store) Jobs() []Job {
 	s.mu.RLock()
 	list := make([]job, len(s.jobs.list))

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freshwire/freshwire/hub"
+	"github.com/klauspost/compress/zstd"
+	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"freshwire": main})
+}
+
+// Each file of testdata/script is one story, told by the commands a user types.
+func TestStories(t *testing.T) {
+	t.Cleanup(func() { goleak.VerifyNone(t) })
+	testscript.Run(t, testscript.Params{
+		Dir:                 "testdata/script",
+		RequireExplicitExec: true,
+		RequireUniqueNames:  true,
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("XDG_CACHE_HOME", env.WorkDir+"/cache")
+			// The race detector would have each of the commands sleep for a second
+			// before it exits, in case another goroutine has something to report.
+			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Values[hubKey{}] = &scriptHub{listen: "127.0.0.1:0"}
+			return nil
+		},
+		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
+			"hub": scriptStart, "status": scriptStatus, "lines": scriptLines, "spoil": scriptSpoil,
+			"compress": scriptCompress, "empty": scriptEmpty, "teaches": scriptTeaches,
+		},
+	})
+}
+
+// A scriptHub is the hub of a story, in this process. Started again it has the
+// same address.
+type scriptHub struct {
+	listen string
+	local  *localHub
+}
+
+type hubKey struct{}
+
+// hub start [NAME] runs a hub on the data of that name, hub stop ends it.
+func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
+	h := ts.Value(hubKey{}).(*scriptHub)
+	switch {
+	case !neg && len(args) > 0 && args[0] == "start":
+		cfg := hub.DefaultConfig()
+		cfg.Listen, cfg.Data = h.listen, ts.MkAbs(strings.Join(append([]string{"data"}, args[1:]...), "-"))
+		local, err := startHub(context.Background(), cfg, slog.New(slog.DiscardHandler))
+		ts.Check(err)
+		h.local = local
+		h.listen = strings.TrimPrefix(local.url, "http://")
+		ts.Setenv("FRESHWIRE_HUB", local.url)
+		ts.Defer(func() { ts.Check(local.stop()) })
+	case !neg && len(args) == 1 && args[0] == "stop" && h.local != nil:
+		ts.Check(h.local.stop())
+	default:
+		ts.Fatalf("usage: hub start [NAME] | hub stop")
+	}
+}
+
+// status N ARG… runs freshwire and wants exit code N.
+func scriptStatus(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: status N ARG…")
+	}
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	got := 0
+	var exit *exec.ExitError
+	if err := ts.Exec("freshwire", args[1:]...); errors.As(err, &exit) {
+		got = exit.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if got != want {
+		ts.Fatalf("freshwire %s: got exit code %d, want %d\n%s", strings.Join(args[1:], " "), got, want, ts.ReadFile("stderr"))
+	}
+}
+
+// lines A B FILE writes the updates numbered A to B.
+func scriptLines(ts *testscript.TestScript, _ bool, args []string) {
+	from, err1 := strconv.Atoi(args[0])
+	to, err2 := strconv.Atoi(args[1])
+	ts.Check(errors.Join(err1, err2))
+	var b bytes.Buffer
+	for i := from; i <= to; i++ {
+		fmt.Fprintf(&b, "{\"id\":\"i%d\",\"uri\":\"https://a.example/%d\",\"version\":\"2\"}\n", i, i)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), b.Bytes(), 0o666))
+}
+
+// spoil N FILE makes a line one that no hub takes.
+func scriptSpoil(ts *testscript.TestScript, _ bool, args []string) {
+	n, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	lines := strings.SplitAfter(ts.ReadFile(args[1]), "\n")
+	lines[n-1] = "{\"uri\":7}\n"
+	ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(lines, "")), 0o666))
+}
+
+// compress FILE writes FILE.gz and FILE.zst.
+func scriptCompress(ts *testscript.TestScript, _ bool, args []string) {
+	text := ts.ReadFile(args[0])
+	var gz, zst bytes.Buffer
+	enc, err := zstd.NewWriter(&zst)
+	ts.Check(err)
+	for _, w := range []io.WriteCloser{gzip.NewWriter(&gz), enc} {
+		_, err := io.WriteString(w, text)
+		ts.Check(errors.Join(err, w.Close()))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".gz"), gz.Bytes(), 0o666))
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]+".zst"), zst.Bytes(), 0o666))
+}
+
+// empty DIR wants a directory without files.
+func scriptEmpty(ts *testscript.TestScript, _ bool, args []string) {
+	entries, err := os.ReadDir(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if len(entries) > 0 {
+		ts.Fatalf("%s holds %v", args[0], entries)
+	}
+}
+
+// teaches COMMAND… wants an example in the help of each.
+func scriptTeaches(ts *testscript.TestScript, _ bool, args []string) {
+	for _, name := range args {
+		ts.Check(ts.Exec("freshwire", name, "--help"))
+		if help := ts.ReadFile("stdout"); !strings.Contains(help, "Examples:\n  ") {
+			ts.Fatalf("freshwire %s --help has no example:\n%s", name, help)
+		}
+	}
+}
+
+func TestADependencyMayHaveAnEqualsSignInItsAddress(t *testing.T) {
+	for _, c := range []struct{ in, uri, seen string }{
+		{"https://a.example/p", "https://a.example/p", ""},
+		{"https://a.example/p=1182", "https://a.example/p", "1182"},
+		{"https://a.example/?q=x=1182", "https://a.example/?q=x", "1182"},
+		{"https://a.example/?q=x=", "https://a.example/?q=x", ""},
+	} {
+		if d := parseDep(c.in); d.URI != c.uri || d.Seen != c.seen {
+			t.Errorf("parseDep(%q) = %q seen %q, want %q seen %q", c.in, d.URI, d.Seen, c.uri, c.seen)
+		}
+	}
+}
+
+func TestATimeIsAbsoluteOrAgo(t *testing.T) {
+	now := time.Date(2026, 11, 22, 2, 12, 49, 0, time.UTC)
+	for in, want := range map[string]time.Time{
+		"":                     {},
+		"10m":                  now.Add(-10 * time.Minute),
+		"2026-11-22T02:00:00Z": time.Date(2026, 11, 22, 2, 0, 0, 0, time.UTC),
+	} {
+		if got, err := parseTime("--since", in, now); err != nil || !got.Equal(want) {
+			t.Errorf("parseTime(%q) = %v, %v, want %v", in, got, err, want)
+		}
+	}
+	if _, err := parseTime("--since", "yesterday", now); exitCode(err) != exitUsage {
+		t.Errorf("yesterday: got %v, want a usage error", err)
+	}
+}
