@@ -56,7 +56,6 @@ var badRequests = []struct {
 	{"no JSON", "POST", up, "uri=https://e.example/new", nil, badJSON, ""},
 	{"a form", "POST", up, good, []string{"Content-Type", "application/x-www-form-urlencoded"}, badContentType, "Content-Type"},
 	{"plain text", "POST", up, good, []string{"Content-Type", "text/plain"}, badContentType, "Content-Type"},
-	{"no media type", "POST", up, good, []string{"Content-Type", ""}, badContentType, "Content-Type"},
 	{"another charset", "POST", up, good, []string{"Content-Type", "application/json; charset=latin1"}, badContentType, "Content-Type"},
 	{"an unknown encoding", "POST", up, good, []string{"Content-Encoding", "br"}, badContentType, "Content-Encoding"},
 	{"two encodings", "POST", up, good, []string{"Content-Encoding", "gzip, zstd"}, badContentType, "Content-Encoding"},
