@@ -246,6 +246,91 @@ func BenchmarkFanout(b *testing.B) {
 	}
 }
 
+// BenchmarkFanoutBesideRenderings makes 10,000 of a million dependents again,
+// with the new version seen, while their template's change is being told. It
+// fails if one of them is told afterwards, or if the status of any is wrong at
+// any moment it is asked for.
+func BenchmarkFanoutBesideRenderings(b *testing.B) {
+	const dependents, made = 1_000_000, 10_000
+	const hot = "https://en.wiki.example/wiki/Template:Hot"
+	page := func(i int) string { return fmt.Sprintf("https://en.wiki.example/wiki/Page_%07d#html", i) }
+	ctx := context.Background()
+	apply := func(s *Store, us ...Update) Cursor {
+		res, err := s.Apply(ctx, "bench", us)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return res.Cursor
+	}
+	for b.Loop() {
+		s := benchStore(b, Options{Cache: 1 << 30})
+		for i := 0; i < dependents; i += 5000 {
+			us := make([]Update, 5000)
+			for k := range us {
+				us[k] = Update{URI: page(i + k), Type: "html", Hash: "h", Deps: []Dep{{hot, "0"}}}
+			}
+			apply(s, us...)
+		}
+		rnd := rand.New(rand.NewPCG(9, 9))
+		answered := map[string]Cursor{}
+		checked, during := 0, 0
+		from := apply(s, Update{URI: hot, Version: "10", Hash: "10"})
+		for len(answered) < made {
+			var us []Update
+			for range 100 {
+				us = append(us, Update{URI: page(rnd.IntN(dependents)), Type: "html", Hash: "i", Deps: []Dep{{hot, "10"}}})
+			}
+			c := apply(s, us...)
+			if len(s.Jobs()) > 0 {
+				during += len(us)
+			}
+			for _, u := range us {
+				answered[u.URI] = c
+			}
+			checked += checkStatus(b, s, answered, page(rnd.IntN(dependents)), us[0].URI)
+		}
+		waitForJobs(b, s)
+		told := 0
+		for c := from; c != s.Token(); {
+			ns, next, err := s.ReadFrom(ctx, c, 10_000)
+			if err != nil {
+				b.Fatal(err)
+			}
+			for _, n := range ns {
+				if n.Kind != KindRefresh {
+					continue
+				}
+				told++
+				if at, ok := answered[n.URI]; ok && n.Cursor.Seq > at.Seq {
+					b.Fatalf("%s was made again by %s and told at %s", n.URI, at, n.Cursor)
+				}
+			}
+			c = next
+		}
+		if told > dependents || told < dependents-len(answered) {
+			b.Fatalf("%d were told, want between %d and %d", told, dependents-len(answered), dependents)
+		}
+		b.ReportMetric(float64(dependents-told), "spared")
+		b.ReportMetric(float64(during), "made-during")
+		b.ReportMetric(float64(checked), "statuses")
+	}
+}
+
+// checkStatus asks for the state of resources and says how many it asked for.
+func checkStatus(b *testing.B, s *Store, answered map[string]Cursor, uris ...string) int {
+	b.Helper()
+	status, err := s.Status(uris)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, st := range status {
+		if _, fresh := answered[st.URI]; st.Stale == fresh {
+			b.Fatalf("%s: stale is %v, made again is %v", st.URI, st.Stale, fresh)
+		}
+	}
+	return len(status)
+}
+
 // makeAllClean lets every rendering be made again, by what the store would do
 // for their updates: writing a million of these is not what is measured.
 func makeAllClean(b *testing.B, s *Store, page func(int) string, n int) {

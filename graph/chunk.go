@@ -3,6 +3,7 @@ package graph
 import (
 	"encoding/binary"
 	"math"
+	"sync/atomic"
 )
 
 // A journal chunk is up to 1,024 notices of one cause, under the key of the
@@ -40,6 +41,8 @@ type chunk struct {
 	version  string
 	hash     string
 	ids      []ID // ascending and distinct, 1 to maxChunk
+
+	spelled *atomic.Pointer[[]Notice] // not encoded: its notices, once a reader of the tail spelled them out
 }
 
 // append appends the encoded chunk.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -19,6 +20,8 @@ const (
 	defaultTailBytes = 64 << 20
 	// chunkOverhead is what a chunk in memory costs beside its ids and texts.
 	chunkOverhead = 200
+	// noticeSize is what a notice that is spelled out costs beside it.
+	noticeSize = 400
 )
 
 // journal is the readers' side of the log: what is durable, its newest part in
@@ -37,6 +40,9 @@ func (j *journal) publish(chunks []chunk, newest uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for i := range chunks {
+		if len(chunks[i].ids) <= spelledIDs {
+			chunks[i].spelled = &atomic.Pointer[[]Notice]{}
+		}
 		j.bytes += chunks[i].size()
 	}
 	j.tail = append(j.tail, chunks...)
@@ -52,7 +58,11 @@ func (j *journal) publish(chunks []chunk, newest uint64) {
 }
 
 func (c *chunk) size() int64 {
-	return chunkOverhead + int64(len(c.ids))*8 + int64(len(c.causeID)+len(c.version)+len(c.hash))
+	n := chunkOverhead + int64(len(c.ids))*8 + int64(len(c.causeID)+len(c.version)+len(c.hash))
+	if c.spelled != nil {
+		n += int64(len(c.ids)) * noticeSize
+	}
+	return n
 }
 
 // last is the position of a chunk's last notice.
@@ -173,43 +183,91 @@ func (s *Store) stored(seq, newest uint64, limit int) ([]chunk, error) {
 	return chunks, errors.Join(it.Error(), it.Close())
 }
 
+// spelledIDs is the greatest number of notices of a chunk that are spelled out
+// once for all readers of the tail; a fan-out's are for whoever reads them.
+const spelledIDs = 16
+
 // notices spells out up to limit notices of chunks after seq.
 func (s *Store) notices(chunks []chunk, seq uint64, limit int) ([]Notice, error) {
 	var out []Notice
 	for i := range chunks {
 		c := &chunks[i]
-		head := Notice{Kind: c.kind, Version: c.version, Hash: c.hash, Change: c.change, Reason: c.reason, Rule: c.rule,
-			Lane: c.lane, Attempt: int(c.attempt), At: timeOf(c.at), Cause: Cause{ID: c.causeID, At: timeOf(c.causeAt)}}
-		if c.cause != 0 {
-			uri, err := s.nameOf(c.cause)
-			if err != nil {
-				return nil, err
-			}
-			head.Cause.URI = uri
+		from := 0
+		if seq >= c.first {
+			from = int(seq - c.first + 1)
 		}
-		for k, id := range c.ids {
-			at := c.first + uint64(k)
-			if at <= seq {
-				continue
-			}
-			if len(out) == limit {
-				return out, nil
-			}
-			n := head
-			n.Cursor = Cursor{s.epoch, at}
+		if len(out) == limit || from >= len(c.ids) {
+			continue
+		}
+		to := min(len(c.ids), from+limit-len(out))
+		if c.spelled == nil {
 			var err error
-			if n.URI, err = s.nameOf(id); err != nil {
+			if out, err = s.spell(out, c, from, to); err != nil {
 				return nil, err
 			}
-			r, err := readRow(s.db, id)
+			continue
+		}
+		all := c.spelled.Load()
+		if all == nil {
+			list, err := s.spell(nil, c, 0, len(c.ids))
 			if err != nil {
 				return nil, err
 			}
-			n.Type, n.Buckets = r.typ, r.buckets
-			out = append(out, n)
+			all = &list
+			c.spelled.Store(all)
 		}
+		out = append(out, (*all)[from:to]...)
 	}
 	return out, nil
+}
+
+// spell appends the notices from … to of a chunk. Type and buckets are those the
+// resource has now.
+func (s *Store) spell(out []Notice, c *chunk, from, to int) ([]Notice, error) {
+	head := Notice{Kind: c.kind, Version: c.version, Hash: c.hash, Change: c.change, Reason: c.reason, Rule: c.rule,
+		Lane: c.lane, Attempt: int(c.attempt), At: timeOf(c.at), Cause: Cause{ID: c.causeID, At: timeOf(c.causeAt)}}
+	if c.cause != 0 {
+		uri, err := s.nameOf(c.cause)
+		if err != nil {
+			return nil, err
+		}
+		head.Cause.URI = uri
+	}
+	for k, id := range c.ids[from:to] {
+		n := head
+		n.Cursor = Cursor{s.epoch, c.first + uint64(from+k)}
+		var err error
+		if n.URI, err = s.nameOf(id); err != nil {
+			return nil, err
+		}
+		if n.Type, n.Buckets, err = s.labels(id); err != nil {
+			return nil, err
+		}
+		out = append(out, n)
+	}
+	return out, nil
+}
+
+// labels reads type and buckets alone of a row.
+func (s *Store) labels(id ID) (typ string, buckets []string, err error) {
+	v, closer, err := s.db.Get(idKey(spaceRow, id))
+	if errors.Is(err, pebble.ErrNotFound) {
+		return "", nil, nil
+	} else if err != nil {
+		return "", nil, err
+	}
+	d := decoder{b: v}
+	for d.next(fieldBuckets) {
+		switch d.tag {
+		case fieldType:
+			typ = d.text()
+		case fieldBuckets:
+			buckets = d.texts()
+		default:
+			d.skipField()
+		}
+	}
+	return typ, buckets, closer.Close()
 }
 
 func timeOf(us int64) time.Time {

@@ -227,6 +227,7 @@ func (s *Store) step(now int64, reqs []*request, work func(t *txn)) (f flight, e
 		}
 	}()
 	t := s.begin(now)
+	t.sweep() // first: who begins to wait in this minute has not waited since sixteen
 	for _, r := range reqs {
 		r.apply(t)
 		t.drain()
@@ -262,7 +263,6 @@ func (s *Store) advance(now int64) (f flight, more bool, err error) {
 		return flight{}, false, nil
 	}
 	f, err = s.step(now, nil, func(t *txn) {
-		t.sweep()
 		t.fire()
 		t.tellStarving()
 		t.advanceJob()

@@ -249,6 +249,7 @@ var errRow = fmt.Errorf("row is corrupt")
 // decoder reads fields one after the other; after a fault it yields zeros.
 type decoder struct {
 	b   []byte
+	tag byte // of the field that next came to
 	bad bool
 }
 
@@ -311,10 +312,8 @@ func decodeRow(id ID, b []byte) (*row, error) {
 	r := &row{id: id}
 	var changedAt, updated int64 // relative to at and to changed
 	d := decoder{b: b}
-	for len(d.b) > 0 {
-		tag := d.b[0]
-		d.b = d.b[1:]
-		switch tag {
+	for d.next(fieldDeps) {
+		switch d.tag {
 		case fieldFlags:
 			r.flags = rowFlags(d.uvarint())
 		case fieldType:
@@ -377,40 +376,58 @@ func decodeRow(id ID, b []byte) (*row, error) {
 			d.bad = true
 		}
 		if d.bad {
-			return nil, fmt.Errorf("%w: resource %d, field %d", errRow, id, tag)
+			return nil, fmt.Errorf("%w: resource %d, field %d", errRow, id, d.tag)
 		}
+	}
+	if len(d.b) > 0 {
+		return nil, fmt.Errorf("%w: resource %d: unknown field %d", errRow, id, d.b[0])
 	}
 	r.changedAt, r.updated = r.at+changedAt, r.changed+uint64(updated)
 	return r, nil
 }
 
-// encodedDigest reads the digest alone, 0 if there is none. Fields stand in the
-// order of their tags.
-func encodedDigest(b []byte) uint64 {
-	d := decoder{b: b}
-	for len(d.b) > 0 && !d.bad && d.b[0] <= fieldDigest {
-		tag := d.b[0]
-		d.b = d.b[1:]
-		switch tag {
-		case fieldType, fieldVersion, fieldHash, fieldPresumed:
-			d.skip()
-		case fieldPrevious, fieldAliases:
-			for n := d.count(); n > 0; n-- {
-				d.skip()
-			}
-		case fieldDigest:
-			return d.fixed()
-		default:
-			d.uvarint()
-		}
+// next moves on to the next field if its tag is at most last: fields stand in
+// the order of their tags.
+func (d *decoder) next(last byte) bool {
+	if d.bad || len(d.b) == 0 || d.b[0] > last {
+		return false
 	}
-	return 0
+	d.tag, d.b = d.b[0], d.b[1:]
+	return true
+}
+
+// skipField passes over the value of a field up to fieldBuckets.
+func (d *decoder) skipField() {
+	switch d.tag {
+	case fieldType, fieldVersion, fieldHash, fieldPresumed:
+		d.skip()
+	case fieldPrevious, fieldAliases, fieldBuckets:
+		for n := d.count(); n > 0; n-- {
+			d.skip()
+		}
+	case fieldDigest:
+		d.fixed()
+	default:
+		d.uvarint()
+	}
 }
 
 // skip passes over a text.
 func (d *decoder) skip() {
 	n := d.count()
 	d.b = d.b[n:]
+}
+
+// encodedDigest reads the digest alone, 0 if there is none.
+func encodedDigest(b []byte) uint64 {
+	d := decoder{b: b}
+	for d.next(fieldDigest) {
+		if d.tag == fieldDigest {
+			return d.fixed()
+		}
+		d.skipField()
+	}
+	return 0
 }
 
 // validDeps reports whether b holds n ascending ids, so that eachDep may trust it.

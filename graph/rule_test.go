@@ -264,6 +264,19 @@ func TestStarvationEndsAWaitOfFifteenMinutes(t *testing.T) {
 		g.wait(Starvation + time.Minute + time.Second)
 		g.want("D", Clean, 0)
 	})
+	t.Run("who begins to wait after hours in which nobody did is not starved at once", func(t *testing.T) {
+		g := newRig(t, Options{})
+		g.edit("P", "1000", "p")
+		g.render("Z", "", "z1", g.token(), saw("P", "1000"))
+		g.edit("X", "10", "a")
+		g.wait(time.Minute)
+		g.clock.Add((3 * time.Hour).Microseconds()) // nothing was due, so nothing was looked at
+		g.edit("P", "1001", "q")
+		g.render("D", "", "d", g.token(), saw("X", "10"), saw("Z", "z1"))
+		g.edit("X", "11", "b")
+		g.wait(Starvation - time.Minute)
+		g.want("D", Dirty, 0)
+	})
 	t.Run("who waits across a restart does not wait anew", func(t *testing.T) {
 		g := waiting(t)
 		g.edit("X", "11", "b")

@@ -103,6 +103,7 @@ type world struct {
 	renders   map[int]int     // since the start
 	toldSince map[string]bool // a refresh notice came after the last accepted update
 	listened  int             // notices counted in toldSince
+	checked   int             // times the invariants were checked
 	log       []logLine
 }
 
