@@ -95,29 +95,34 @@ func TestClaims(t *testing.T) {
 	})
 	t.Run("failed it is told with the next retry, and after the last it has failed", func(t *testing.T) {
 		g, c := hold(t, Options{Work: []string{"html"}})
-		for n := 0; ; n++ {
-			g.release(c, true)
-			if g.resource(named("D")).Failed {
-				if n != len(retryLadder) {
-					t.Errorf("failed after %d retries, want %d", n, len(retryLadder))
-				}
-				break
-			}
-			told := len(g.refreshes(named("D")))
-			released := g.now()
-			for len(g.refreshes(named("D"))) == told {
-				due, ok := g.due()
-				if !ok || due.Sub(released) > 8*time.Hour {
-					t.Fatalf("no retry after a failure: %s", g.describe(named("D")))
-				}
-				g.wait(max(due.Sub(g.now()), time.Millisecond))
-			}
-			if got := g.now().Sub(released); got < retryLadder[n]/2 || got > 2*retryLadder[n] {
-				t.Errorf("retry %d came %s after the failure, want about %s", n+1, got, retryLadder[n])
-			}
-			c, _ = g.claim(named("D"), 5*time.Minute)
-		}
+		failUntilFailed(t, g, c)
 	})
+}
+
+// failUntilFailed lets the making of what is claimed fail at each attempt.
+func failUntilFailed(t *testing.T, g *rig, c Claim) {
+	t.Helper()
+	for n := 0; ; n++ {
+		g.release(c, true)
+		if g.resource(c.URI).Failed {
+			if n != len(retryLadder) {
+				t.Errorf("failed after %d retries, want %d", n, len(retryLadder))
+			}
+			return
+		}
+		told, released := len(g.refreshes(c.URI)), g.now()
+		for len(g.refreshes(c.URI)) == told {
+			due, ok := g.due()
+			if !ok || due.Sub(released) > 8*time.Hour {
+				t.Fatalf("no retry after a failure: %s", g.describe(c.URI))
+			}
+			g.wait(max(due.Sub(g.now()), time.Millisecond))
+		}
+		if got := g.now().Sub(released); got < retryLadder[n]/2 || got > 2*retryLadder[n] {
+			t.Errorf("retry %d came %s after the failure, want about %s", n+1, got, retryLadder[n])
+		}
+		c, _ = g.claim(c.URI, 5*time.Minute)
+	}
 }
 
 func TestDependenciesOfAnUpdate(t *testing.T) {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -131,6 +130,14 @@ func (s *Store) position(after string) (ID, error) {
 	return ID(c.Seq), nil
 }
 
+// listing returns the resource that is listed and the position to go on from.
+func (s *Store) listing(uri, after string) (id, from ID, err error) {
+	if id, err = s.known(uri); err == nil {
+		from, err = s.position(after)
+	}
+	return id, from, err
+}
+
 // items spells out a page of ids of which there may be one more than limit.
 func (s *Store) items(ids []ID, limit int) (items []Item, next string, err error) {
 	if len(ids) > limit {
@@ -163,11 +170,7 @@ func clampLimit(limit int) int {
 // is where to go on, "" at the end.
 func (s *Store) Dependencies(uri, after string, limit int) (items []Item, next string, err error) {
 	limit = clampLimit(limit)
-	id, err := s.known(uri)
-	if err != nil {
-		return nil, "", err
-	}
-	from, err := s.position(after)
+	id, from, err := s.listing(uri, after)
 	if err != nil {
 		return nil, "", err
 	}
@@ -184,11 +187,7 @@ func (s *Store) Dependencies(uri, after string, limit int) (items []Item, next s
 // Dependents lists up to limit of what is made from uri, likewise.
 func (s *Store) Dependents(uri, after string, limit int) (items []Item, next string, err error) {
 	limit = clampLimit(limit)
-	id, err := s.known(uri)
-	if err != nil {
-		return nil, "", err
-	}
-	from, err := s.position(after)
+	id, from, err := s.listing(uri, after)
 	if err != nil {
 		return nil, "", err
 	}
@@ -304,25 +303,4 @@ func (s *Store) ControlJob(ctx context.Context, id string, paused bool, rate int
 		err = fmt.Errorf("%w: job %s", ErrUnknown, id)
 	}
 	return err
-}
-
-// fieldError is what is wrong with one field of an update.
-type fieldError struct{ field, reason string }
-
-// checkURIs reports the first URI of u that is not canonical.
-func (u *Update) checkURIs(schemes []string) *fieldError {
-	if err := CheckURI(u.URI, schemes...); err != nil {
-		return &fieldError{"uri", err.Error()}
-	}
-	for i := range u.Deps {
-		if err := CheckURI(u.Deps[i].URI, schemes...); err != nil {
-			return &fieldError{"deps", err.Error()}
-		}
-	}
-	for _, name := range u.Buckets {
-		if name == "" || len(name) > MaxURI || strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r == 0x7f }) {
-			return &fieldError{"buckets", "a bucket is empty, longer than 2048 bytes or has control characters"}
-		}
-	}
-	return nil
 }

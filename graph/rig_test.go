@@ -148,7 +148,15 @@ func (g *rig) listen() []Notice {
 		if err != nil {
 			g.t.Fatalf("read from %s: %v", read, err)
 		}
-		g.heard, read = append(g.heard, notices...), next
+		for _, n := range notices {
+			if n.Cursor != (Cursor{rigEpoch, read.Seq + 1}) {
+				g.t.Fatalf("%s follows %s in the journal", n.Cursor, read)
+			}
+			g.heard, read = append(g.heard, n), n.Cursor
+		}
+		if next != read {
+			g.t.Fatalf("after %s the journal goes on at %s", read, next)
+		}
 	}
 	return g.heard[from:]
 }
