@@ -112,6 +112,12 @@ func TestTracesOfSeenVersions(t *testing.T) {
 			g.render("Z", "11", "x2", g.token(), saw("P", "1000"))
 			g.render("D", "", "d", began, saw("Z", "11"))
 		}, Ready, 1},
+		{"ambig: neither is one seen of a primary that had two contents at that revision", func(g *rig) {
+			g.edit("X", "11", "h1")
+			began := g.token()
+			g.edit("X", "11", "h2")
+			g.render("D", "", "d", began, saw("X", "11"))
+		}, Ready, 1},
 		{"since: a rendering that saw the revision before a null edit is not stale", func(g *rig) {
 			g.edit("X", "10", "a")
 			began := g.token()
@@ -192,6 +198,16 @@ func TestTracesOfWhatIsGone(t *testing.T) {
 				g.t.Errorf("%d markers, want none", got)
 			}
 		}, Clean, 0},
+		{"delver: neither does an artefact that was deleted", func(g *rig) {
+			g.edit("P", "1000", "p")
+			g.render("Z", "11", "x1", g.token(), saw("P", "1000"))
+			g.wait(10 * time.Second)
+			g.remove("Z")
+			g.render("D", "", "d", g.token(), saw("Z", "0"))
+			if got := g.s.markers(); got != 0 {
+				g.t.Errorf("%d markers, want none", got)
+			}
+		}, Clean, 0},
 		{"delver: an undelete brings an old revision back, which is a change", func(g *rig) {
 			g.edit("X", "1182", "h")
 			g.wait(10 * time.Second)
@@ -241,6 +257,14 @@ func TestTracesOfOverlap(t *testing.T) {
 			if r := g.resource(named("D")); r.Hash != "" || !r.Stale {
 				g.t.Errorf("hash %q, stale %t after an overlap: want the hash forgotten and stale", r.Hash, r.Stale)
 			}
+		}, Ready, 1},
+		{"nodropat: the same of two renderings of one revision", func(g *rig) {
+			g.edit("X", "10", "a")
+			g.wait(10 * time.Second)
+			early, held := g.now(), g.token()
+			g.wait(10 * time.Second)
+			g.render("D", "10", "d1", g.token(), saw("X", "10"))
+			g.renderFrom(early, "D", "10", "d0", held, saw("X", "10"))
 		}, Ready, 1},
 		{"nodropat: only a rendering begun later ends the doubt", func(g *rig) {
 			g.edit("X", "10", "a")

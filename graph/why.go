@@ -19,8 +19,8 @@ const (
 	maxChain = 32
 	// maxWaiting bounds the dependencies an explanation lists.
 	maxWaiting = 20
-	// whyChunks bounds the journal chunks searched for one notice.
-	whyChunks = 20_000
+	// whyChunks bounds the journal chunks searched for one notice: some milliseconds.
+	whyChunks = 10_000
 	// DefaultImpact is up to how many resources an impact is counted exactly.
 	DefaultImpact = 100_000
 )
@@ -76,7 +76,22 @@ func (s *Store) Why(ctx context.Context, uri string) (Explanation, error) {
 	return e, nil
 }
 
-// lastNotice searches the journal backwards for the newest notice about r.
+// LastNotice returns the newest notice about uri, nil if there is none in the
+// newest part of the journal that is searched.
+func (s *Store) LastNotice(ctx context.Context, uri string) (*Notice, error) {
+	id, err := s.known(uri)
+	if err != nil {
+		return nil, err
+	}
+	r, err := readRow(s.db, id)
+	if err != nil {
+		return nil, err
+	}
+	return s.lastNotice(ctx, r)
+}
+
+// lastNotice searches the journal backwards, not past r's last change: that has
+// a notice of its own.
 func (s *Store) lastNotice(ctx context.Context, r *row) (*Notice, error) {
 	_, newest := s.journal.bounds()
 	var found *Notice

@@ -233,6 +233,9 @@ func TestTheAPITellsWhatUpdatesSaid(t *testing.T) {
 	if !r.Stale || r.State != "ready" || r.Type != "html" || r.Hash != "h1" || r.Dependencies != 3 || !slices.Equal(r.Buckets, []string{page}) {
 		t.Errorf("after the edit the rendering is %+v", r)
 	}
+	if want := `"kind":"refresh","uri":"` + html + `"`; !strings.Contains(string(r.Last), want) {
+		t.Errorf("its last notice is %s, want %s", r.Last, want)
+	}
 	var states struct{ Resources []statusShape }
 	h.do("POST", "/v1/status", `{"uris":["`+tmpl+`","https://e.example/unheard"]}`).decode(t, &states)
 	if len(states.Resources) != 2 || states.Resources[0].Version != "8" || states.Resources[1].Known {

@@ -52,6 +52,8 @@ type resourceShape struct {
 	Damping      float64   `json:"damping_s,omitempty"`
 	NoticeDue    time.Time `json:"notice_due,omitzero"`
 	LeaseUntil   time.Time `json:"lease_until,omitzero"`
+	// Last is the newest notice about it, where it is asked for by name.
+	Last json.RawMessage `json:"last,omitempty"`
 }
 
 func shapeResource(r *graph.Resource) resourceShape {
@@ -111,7 +113,15 @@ func (h *Hub) getResource(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, shapeResource(&res))
+	last, err := h.store.LastNotice(r.Context(), uri)
+	if err != nil {
+		return err
+	}
+	out := shapeResource(&res)
+	if last != nil {
+		out.Last = subscriptions.AppendNotice(nil, last)
+	}
+	return writeJSON(w, out)
 }
 
 // postStatus answers with the states of many resources at one moment.

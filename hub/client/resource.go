@@ -59,6 +59,7 @@ type Resource struct {
 	Damping      float64   `json:"damping_s,omitempty"`  // least seconds between two refreshes, because it flaps
 	NoticeDue    time.Time `json:"notice_due,omitzero"`  // its notice waits until then
 	LeaseUntil   time.Time `json:"lease_until,omitzero"` // of the worker that makes it
+	Last         *Notice   `json:"last,omitempty"`       // the newest notice about it, if the hub found one
 }
 
 // Resource returns what the hub knows of uri. A URI it never heard of is a
