@@ -42,22 +42,36 @@ func (t *txn) apply(p *prepared) outcome {
 	return o
 }
 
-// repetition applies an update that says exactly what the last one said, of a
-// clean resource that waits for nothing, while no job runs: then nothing can
-// have become newer, and only the time of its making moves.
+// repetition applies an update that says exactly what the last one said and
+// proves no less, of a clean resource that waits for nothing, while no job runs:
+// then nothing can have become newer, and only the time of its making moves.
 func (t *txn) repetition(p *prepared) bool {
 	if p.digest == 0 || p.Action != ActionUpdate || p.Hash == "" || len(p.Aspects) > 0 || t.s.jobs.any() {
 		return false
 	}
-	r := t.row(p.id)
-	if r.digest != p.digest || r.hash != p.Hash || r.version != p.Version || p.at < r.at || len(r.ahead) > 0 ||
-		r.is(rowReorder) || !r.is(rowKnown) || t.word(p.id).state() != Clean || t.word(p.id).is(wordUnproven) == p.proven ||
-		t.waits(p.id) {
+	r, w := t.row(p.id), t.word(p.id)
+	same := r.digest == p.digest && r.hash == p.Hash && r.version == p.Version && r.is(rowKnown) && w.is(wordUnproven) != p.proven
+	if !same || r.is(rowReorder) || len(r.ahead) > 0 || w.state() != Clean || !t.provesNoLess(p, r) || t.waits(p.id) {
 		return false
 	}
 	r = t.edit(p.id)
 	r.at, r.updated = p.at, t.s.seq
 	return true
+}
+
+// provesNoLess reports whether what p knows of when its making began is at least
+// as late as what was known of the making before: it may come late itself.
+func (t *txn) provesNoLess(p *prepared, r *row) bool {
+	if token, ok := t.token(p); ok {
+		return token >= r.updated && p.at >= r.at
+	}
+	return !r.is(rowToken) && p.at >= r.at
+}
+
+// token returns the position that p's producer held when making began, if it is
+// one of this store.
+func (t *txn) token(p *prepared) (uint64, bool) {
+	return p.Token.Seq, !p.Token.IsZero() && p.Token.Epoch == t.s.epoch && p.Token.Seq <= t.s.seq
 }
 
 // applyOne is the row "update", "delete" or "purge" of the state machine.
@@ -101,6 +115,9 @@ func (t *txn) order(p *prepared, r *row, artefact bool) (overlap, outdated bool)
 	saw, ok1 := number(p.Version)
 	has, ok2 := number(r.version)
 	switch {
+	case r.purged():
+		// The emptied cache may have taken an older revision's rendering: what it
+		// was made from tells.
 	case ok1 && ok2 && saw != has:
 		return false, saw < has
 	case ok1 && ok2:
@@ -222,9 +239,8 @@ func (t *txn) setEdges(r *row, p *prepared) finding {
 		r.eachDep(func(x ID) bool { edges = append(edges, edge{id: x}); return true })
 	}
 	e := evidence{at: p.at, born: r.born}
-	if p.Token.Epoch == t.s.epoch && p.Token.Seq <= t.s.seq {
-		e.token, e.hasToken = p.Token.Seq, true
-	}
+	e.token, e.hasToken = t.token(p)
+	r.set(rowToken, e.hasToken)
 	f, byTimeOnly := finding{}, true
 	for i := range edges {
 		v, rule := t.judgeEdge(r.id, &edges[i], e)

@@ -291,3 +291,14 @@ func (g *rig) days(n int) {
 		g.wait(6 * time.Hour)
 	}
 }
+
+func TestAfterAPurgeAnOlderRevisionsRenderingIsHeardAndMadeAgain(t *testing.T) {
+	g := newRig(t, Options{})
+	g.edit("P", "20116", "p")
+	g.render("D", "20116", "new", g.token(), saw("P", "20116"))
+	g.apply(Update{URI: named("D"), Action: ActionPurge})
+	g.render("D", "20115", "old", g.token(), saw("P", "20115"))
+	g.want("D", Ready, 1)
+	g.render("D", "20116", "new", g.token(), saw("P", "20116"))
+	g.want("D", Clean, 1)
+}

@@ -79,6 +79,9 @@ func TestDuringAFanOutStatusIsRightForAllAndWhoIsMadeAgainIsNotTold(t *testing.T
 		if n.Kind != KindRefresh {
 			continue
 		}
+		if n.Lane != Bulk {
+			t.Errorf("%s of a fan-out to %d is in the %s lane", n.Cursor, crowdSize, n.Lane)
+		}
 		if told[n.URI]++; told[n.URI] > 1 {
 			t.Errorf("%s was told %d times", n.URI, told[n.URI])
 		}

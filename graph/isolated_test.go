@@ -57,7 +57,7 @@ func TestAnIsolatedEditTellsEachAffectedRenderingOnce(t *testing.T) {
 	for p, name := range names {
 		t.Run("diamonds one deep, "+name, func(t *testing.T) {
 			t.Parallel()
-			for seed := range 4 * seeds(t) {
+			for seed := range 2 * seeds(t) {
 				got, want := editAlone(t, shape{primaries: 10, layers: 2, width: 14, proofs: []proof{p}}, seed)
 				if got != want {
 					t.Errorf("seed %d: %d notices, want %d", seed, got, want)

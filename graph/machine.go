@@ -158,10 +158,21 @@ func (t *txn) starve(d ID) {
 	switch {
 	case w.state() != Dirty:
 	case w.is(wordStale) || t.s.jobs.yetToPass(t, d):
-		t.ready(d, ask{reason: ReasonStarved, rule: RuleChange, lane: Bulk})
+		t.ready(d, ask{reason: ReasonStarved, rule: RuleChange, lane: Bulk, cause: t.newestChange(d)})
 	default:
 		t.setState(d, Clean)
 	}
+}
+
+// newestChange names the dependency of d that changed last.
+func (t *txn) newestChange(d ID) (c cause) {
+	t.row(d).eachDep(func(x ID) bool {
+		if r := t.row(x); r.changed > c.seq {
+			c = cause{id: x, seq: r.changed, at: t.now}
+		}
+		return true
+	})
+	return c
 }
 
 // drain does what the request left to be done: dependents of who settled, jobs

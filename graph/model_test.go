@@ -130,7 +130,22 @@ func newRun(t tester, sc scenario, seed uint64) *run {
 	g := newRig(t, Options{chunk: sc.chunk, inline: rng.IntN(3) - 1, Work: []string{"html"}})
 	r.world = build(g, rng, sc.shape)
 	r.tick, r.post = sc.tick, r.send
+	if !sc.late {
+		r.shuffleIDs()
+	}
 	return r
+}
+
+// shuffleIDs lets the store hear of all things in a random order, and not in
+// that of the layers: fan-outs go by the order of first hearing.
+func (r *run) shuffleIDs() {
+	index := Update{ID: "all", URI: named("index"), At: r.now()}
+	for _, x := range r.rng.Perm(len(r.things)) {
+		index.Deps = append(index.Deps, Dep{URI: r.things[x].uri})
+	}
+	r.g.apply(index)
+	index.ID, index.Deps = "none", []Dep{}
+	r.g.apply(index)
 }
 
 func (r *run) now() time.Time { return r.g.now() }
@@ -432,22 +447,22 @@ func (r *run) edit(x int) {
 	}
 }
 
-// seeds is how many seeds of each scenario are played: FRESHWIRE_SEEDS for long runs.
+// seeds is how many seeds of each scenario are played: SOAK_SEEDS for long runs.
 func seeds(t *testing.T) uint64 {
-	s := os.Getenv("FRESHWIRE_SEEDS")
+	s := os.Getenv("SOAK_SEEDS")
 	if s == "" {
 		return 2
 	}
 	n, err := strconv.ParseUint(s, 10, 32)
 	if err != nil {
-		t.Fatalf("FRESHWIRE_SEEDS: %v", err)
+		t.Fatalf("SOAK_SEEDS: %v", err)
 	}
 	return n
 }
 
 func TestNoRefreshIsLostAndNobodyWaitsForEver(t *testing.T) {
 	first := uint64(1)
-	if s := os.Getenv("FRESHWIRE_SEED"); s != "" { // play this one alone
+	if s := os.Getenv("SOAK_SEED"); s != "" { // begin with this one
 		first, _ = strconv.ParseUint(s, 10, 64)
 	}
 	for _, sc := range scenarios() {

@@ -51,10 +51,28 @@ func (s *Store) Resource(uri string) (Resource, error) {
 	if w.state() == Ready {
 		out.Attempt = w.count()
 		if w.is(wordWaiting) {
-			out.NoticeDue = timeOf(max(r.noticeDue, s.now))
+			if out.NoticeDue, err = s.noticeDue(r); err != nil {
+				return Resource{}, err
+			}
 		}
 	}
 	return out, nil
+}
+
+// noticeDue is when the notice of r is due that waits, by itself or until a
+// rendering is provably newer than what changed last.
+func (s *Store) noticeDue(r *row) (time.Time, error) {
+	due := r.noticeDue
+	if due == 0 {
+		for _, x := range r.depIDs() {
+			xr, err := readRow(s.db, x)
+			if err != nil {
+				return time.Time{}, err
+			}
+			due = max(due, xr.changedAt+deferral.Microseconds())
+		}
+	}
+	return timeOf(max(due, s.now)), nil
 }
 
 // stale reports whether r is made from something that is newer now: its own bit

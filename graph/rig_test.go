@@ -110,15 +110,16 @@ func (g *rig) now() time.Time { return time.UnixMicro(g.clock.Load()).UTC() }
 func (g *rig) crash(rng *rand.Rand) {
 	g.t.Helper()
 	g.record(restarted, func(g *rig) { g.crash(nil) })
-	if rng == nil {
-		g.close()
-		g.open()
-		return
+	markers, fs := g.s.markers(), g.fs
+	if rng != nil {
+		fs = g.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
 	}
-	clone := g.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
 	g.close()
-	g.fs = clone
+	g.fs = fs
 	g.open()
+	if got := g.s.markers(); got != markers {
+		g.t.Errorf("%d markers after a restart, %d before", got, markers)
+	}
 	g.listen()
 }
 
@@ -151,6 +152,9 @@ func (g *rig) listen() []Notice {
 		for _, n := range notices {
 			if n.Cursor != (Cursor{rigEpoch, read.Seq + 1}) {
 				g.t.Fatalf("%s follows %s in the journal", n.Cursor, read)
+			}
+			if last := len(g.heard) - 1; last >= 0 && n.At.Before(g.heard[last].At) {
+				g.t.Fatalf("%s is of %s, and the one before of %s", n.Cursor, n.At, g.heard[last].At)
 			}
 			g.heard, read = append(g.heard, n), n.Cursor
 		}

@@ -18,6 +18,7 @@ const (
 	rowDiffering                      // never heard of: edges disagree on what was seen
 	rowReorder                        // a rendering that overlapped was not applied; only a later one ends it
 	rowArmed                          // its ticker has a timer
+	rowToken                          // its last update carried a token
 )
 
 const (

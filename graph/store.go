@@ -247,8 +247,11 @@ func (s *Store) loadMeta() error {
 	if len(v) != 1 || v[0] != formatVersion {
 		return ErrFormat
 	}
-	if v, err = s.meta(metaEpoch); err != nil || len(v) != 4 {
-		return fmt.Errorf("store has no epoch: %w", err)
+	if v, err = s.meta(metaEpoch); err != nil {
+		return err
+	}
+	if len(v) != 4 {
+		return errors.New("the store has no epoch")
 	}
 	s.epoch = Epoch(binary.BigEndian.Uint32(v))
 	numbers := map[string]*uint64{metaOldest: &s.journal.oldest}

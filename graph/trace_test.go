@@ -156,6 +156,9 @@ func TestTracesOfMarkers(t *testing.T) {
 				g.edit("X", version, "h"+version)
 				g.wait(time.Second)
 			}
+			if got := g.s.markers(); got != 0 {
+				g.t.Errorf("%d markers when the store has caught up, want none", got)
+			}
 		}, Clean, 0},
 		{"eqmark: who saw B of A, B, A is stale although B's event never came and the hash is the same", func(g *rig) {
 			g.edit("X", "10", "a")
@@ -163,19 +166,20 @@ func TestTracesOfMarkers(t *testing.T) {
 			g.edit("X", "12", "a")
 		}, Ready, 1},
 		{"eqmark: an event that brings neither version nor hash leaves markers alone", func(g *rig) {
-			g.edit("X", "10", "a")
-			g.render("D", "", "d", g.token(), saw("X", "11"))
-			g.edit("X", "10", "a")
+			g.edit("X", "oA", "a")
+			g.render("D", "", "d", g.token(), saw("X", "oB"))
+			g.edit("X", "oA", "a")
 			if got := g.s.markers(); got != 1 {
 				g.t.Errorf("%d markers after an event without news, want 1", got)
 			}
-			g.edit("X", "11", "b")
+			g.edit("X", "oB", "b")
 		}, Clean, 0},
-		{"purge: no marker matches a purge", func(g *rig) {
+		{"purge: no marker matches a purge, not even one that holds for every version so far", func(g *rig) {
 			g.edit("P", "1000", "p")
-			g.render("Z", "", "x1", g.token(), saw("P", "1000"))
-			g.render("D", "", "d", g.token(), saw("Z", "x2"))
-			g.apply(Update{ID: g.nextID(), URI: named("Z"), Action: ActionPurge, Hash: "x2", At: g.now()})
+			g.render("Z", "5", "x1", g.token(), saw("P", "1000"))
+			g.render("D", "", "d", g.token(), saw("Z", "9"))
+			g.want("D", Clean, 0)
+			g.purge("Z")
 		}, Ready, 1},
 	})
 }
@@ -225,6 +229,24 @@ func TestTracesOfWhatIsGone(t *testing.T) {
 			g.purge("Z")
 			g.render("D", "", "d", began, saw("Z", "x1"))
 		}, Ready, 1},
+		{"purge: what was seen after the purge is the copy that was made since", func(g *rig) {
+			g.edit("P", "1000", "p")
+			g.render("Z", "", "x1", g.token(), saw("P", "1000"))
+			g.purge("Z")
+			g.render("D", "", "d", g.token(), saw("Z", "x1"))
+			if got := g.s.markers(); got != 0 {
+				g.t.Errorf("%d markers, want none", got)
+			}
+			g.render("Z", "", "x1", g.token(), saw("P", "1000"))
+		}, Clean, 0},
+		{"purge: and that copy may be what it was before", func(g *rig) {
+			g.edit("P", "1000", "p")
+			g.render("Z", "", "x0", g.token(), saw("P", "1000"))
+			g.render("Z", "", "x1", g.token(), saw("P", "1000"))
+			g.purge("Z")
+			g.render("D", "", "d", g.token(), saw("Z", "x0"))
+			g.render("Z", "", "x0", g.token(), saw("P", "1000"))
+		}, Clean, 0},
 		{"purge: a purged artefact that is made again with the same result tells nobody twice", func(g *rig) {
 			g.edit("P", "1000", "p")
 			g.render("Z", "", "x1", g.token(), saw("P", "1000"))
@@ -322,6 +344,11 @@ func TestTracesOfPresumedVersions(t *testing.T) {
 			g.render("E", "", "e", g.token(), saw("X", "5"))
 			g.edit("X", "5", "h5")
 		}, Ready, 1},
+		{"preszero: E saw 5, D saw 0, and 5 is the first event", func(g *rig) {
+			g.render("E", "", "e", g.token(), saw("X", "5"))
+			g.render("D", "", "d", g.token(), saw("X", "0"))
+			g.edit("X", "5", "h5")
+		}, Ready, 1},
 		{"preszero: D does not say what it saw, E saw 5, and 5 is the first event", func(g *rig) {
 			g.render("D", "", "d", g.token(), saw("X", ""))
 			g.render("E", "", "e", g.token(), saw("X", "5"))
@@ -343,6 +370,10 @@ func TestTracesOfPresumedVersions(t *testing.T) {
 			g.render("D", "", "d", g.token(), saw("Z", "x2"))
 			g.render("Z", "11", "x2", g.token(), saw("P", "1000"))
 		}, Clean, 0},
+		{"a purge confirms nothing, not even that there was nothing", func(g *rig) {
+			g.render("D", "", "d", g.token(), saw("Z", "0"))
+			g.purge("Z")
+		}, Ready, 1},
 		{"a purge confirms nothing, although its hash is the presumed one", func(g *rig) {
 			g.render("D", "", "d", g.token(), saw("Z", "x1"))
 			g.apply(Update{ID: g.nextID(), URI: named("Z"), Action: ActionPurge, Hash: "x1", At: g.now()})
@@ -451,13 +482,16 @@ func TestTracesOfRunningJobs(t *testing.T) {
 			g.render(d, "", "d", g.token(), saw("X", "10"))
 		}
 		g.edit("X", "11", "b")
-		g.work()
-		g.render("D", "", "e", g.token())                 // no longer made from X
-		g.render("G", "", "g", g.token(), saw("X", "11")) // a new one, from what X is
-		g.render("H", "", "h", old, saw("X", "10"))       // a new one, from what X was
+		for len(g.refreshes(named("D"))) == 0 {
+			g.work()
+		}
+		g.apply(Update{ID: g.nextID(), URI: named("F"), Hash: "f", At: g.now(), Deps: []Dep{}}) // no longer made from X
+		g.render("G", "", "g", g.token(), saw("X", "11"))                                       // a new one, from what X is
+		g.render("H", "", "h", old, saw("X", "10"))                                             // a new one, from what X was
 		g.wait(time.Second)
-		g.want("D", Clean, 0)
+		g.want("D", Ready, 1)
 		g.want("E", Ready, 1)
+		g.want("F", Clean, 0)
 		g.want("G", Clean, 0)
 		g.want("H", Ready, 1)
 	})
@@ -482,7 +516,9 @@ func TestTraceJobawareADirtyDependentWaitsForTheFanOutThatHasYetToPassIt(t *test
 	g.edit("X", "10", "a")
 	g.edit("P", "1000", "p")
 	for n := range 8 {
+		// They have dependents too: the fan-out marks them first, one a step.
 		g.render(fmt.Sprint("other", n), "", "o", g.token(), saw("X", "10"))
+		g.render(fmt.Sprint("another", n), "", "o", g.token(), saw(fmt.Sprint("other", n), "o"))
 	}
 	g.render("Z", "", "z1", g.token(), saw("P", "1000"))
 	g.render("D", "", "d", g.token(), saw("X", "10"), saw("Z", "z1"))
@@ -506,6 +542,31 @@ func TestTraceJobawareADirtyDependentWaitsForTheFanOutThatHasYetToPassIt(t *test
 	g.wait(time.Second)
 	g.want("D", Clean, 1)
 	g.want("E", Clean, 0)
+}
+
+// D comes before Z in the order of fan-outs, and is made from X and from Z, which
+// is made from X too.
+func TestTraceDiamondWhoIsMadeFromXTwiceIsToldOnce(t *testing.T) {
+	for jobs, o := range map[string]Options{"inline": {}, "in steps": slow} {
+		t.Run(jobs, func(t *testing.T) {
+			g := newRig(t, o)
+			g.edit("X", "10", "a")
+			g.render("D", "", "d", g.token(), saw("X", "10"), saw("Z", "z1"))
+			g.render("Z", "", "z1", g.token(), saw("X", "10"))
+			g.wait(time.Minute)
+			g.edit("X", "11", "b")
+			g.wait(time.Second)
+			g.want("Z", Ready, 1)
+			g.want("D", Dirty, 0)
+			g.render("Z", "", "z2", g.token(), saw("X", "11"))
+			g.wait(time.Second)
+			g.want("D", Ready, 1)
+			g.render("D", "", "d2", g.token(), saw("X", "11"), saw("Z", "z2"))
+			g.wait(time.Minute)
+			g.want("Z", Clean, 1)
+			g.want("D", Clean, 1)
+		})
+	}
 }
 
 func TestTraceFailedADependencyThatFailedIsSettled(t *testing.T) {

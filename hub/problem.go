@@ -14,7 +14,7 @@ import (
 
 // problemBase and a slug make the type of a problem: an identifier that never
 // changes, not a page that must be there.
-const problemBase = "https://freshwire.dev/problems/"
+const problemBase = "urn:freshwire:problem:"
 
 // retryShutdown is what a refused client is asked to wait, in seconds: a restart
 // takes less.

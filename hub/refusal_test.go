@@ -248,7 +248,7 @@ func TestEveryKindOfProblemHasATitleAndAWayOut(t *testing.T) {
 		}
 		seen[k.slug] = true
 	}
-	if b, err := json.Marshal(badURI.problem("x")); err != nil || !strings.Contains(string(b), `"type":"https://freshwire.dev/problems/bad-uri"`) {
+	if b, err := json.Marshal(badURI.problem("x")); err != nil || !strings.Contains(string(b), `"type":"urn:freshwire:problem:bad-uri"`) {
 		t.Errorf("got %s, %v", b, err)
 	}
 }

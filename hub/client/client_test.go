@@ -159,13 +159,13 @@ func serve(t *testing.T, status int, header map[string]string, body string) *cli
 
 func TestARefusalIsAProblemThatNamesTheItem(t *testing.T) {
 	c := serve(t, 400, map[string]string{"Content-Type": "application/problem+json"},
-		`{"type":"https://freshwire.dev/problems/bad-uri","title":"A URI is not in its canonical form","status":400,"detail":"no scheme","item":0,"field":"uri","help":"write it in full"}`)
+		`{"type":"urn:freshwire:problem:bad-uri","title":"A URI is not in its canonical form","status":400,"detail":"no scheme","item":0,"field":"uri","help":"write it in full"}`)
 	_, err := c.Update(t.Context(), client.Update{URI: "x"})
 	var p *client.Problem
 	if !errors.As(err, &p) {
 		t.Fatalf("got %v, want a *Problem", err)
 	}
-	if p.Type != "https://freshwire.dev/problems/bad-uri" || p.Status != 400 || p.Item == nil || *p.Item != 0 || p.Help != "write it in full" {
+	if p.Type != "urn:freshwire:problem:bad-uri" || p.Status != 400 || p.Item == nil || *p.Item != 0 || p.Help != "write it in full" {
 		t.Errorf("got %+v", p)
 	}
 	if got, want := err.Error(), "item 0: uri: no scheme"; got != want {
