@@ -1,0 +1,68 @@
+# make demo    watch a hub work on a recorded wiki (ARGS=--once ends it)
+# make test    everything that must hold, with the set-up it needs
+# make build   bin/freshwire, static
+# make bench   the figures
+# make soak    the random tests for long (SOAK_SEEDS=n)
+# make fuzz    each fuzz target for a while (FUZZTIME=30s)
+
+SHELL := bash
+.SHELLFLAGS := -uo pipefail -c
+
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+FUZZTIME ?= 30s
+
+# The product needs no C, so that one static file runs everywhere. Only the race
+# detector does.
+export CGO_ENABLED := 0
+
+# compiles succeeds where there is a C compiler with the headers of its library.
+compiles = printf '\043include <stdlib.h>\n' | $$(go env CC) -x c -fsyntax-only - 2>/dev/null
+race = $(shell $(compiles) && echo -race)
+
+# stage tells the name of a step, runs it, and tells how long it took.
+stage = @echo '== $(1)'; $(2); code=$$?; echo "-- $(1): $$SECONDS s"; exit $$code
+
+.PHONY: build demo test setup bench soak fuzz
+
+build:
+	go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/freshwire ./cmd/freshwire
+
+demo:
+	@go run ./cmd/freshwire demo $(ARGS)
+
+# The limits keep the whole below 15 minutes on two cores: one of all tests
+# together, one of each package that shows what hangs.
+test: setup
+	$(call stage,modules,go mod download)
+	$(call stage,format and house rules,go test -count=1 ./internal/house)
+	$(call stage,vet,go vet ./...)
+	$(call stage,staticcheck,go run $(STATICCHECK) ./...)
+	$(call stage,tests,go run ./internal/house/slowest -limit 11m \
+		env CGO_ENABLED=$(if $(race),1,0) go test -json -vet=off $(race) -count=1 -timeout 8m ./...)
+
+# setup installs what the tests need, or says what they leave out without it.
+setup:
+	@$(compiles) && exit; \
+	if [ -e /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then \
+		export DEBIAN_FRONTEND=noninteractive; \
+		apt-get -qq update && apt-get -qq install --no-install-recommends gcc libc6-dev </dev/null; \
+	fi; \
+	$(compiles) && exit; \
+	echo 'left out: the race detector; it needs a C compiler (Debian: apt install gcc libc6-dev)'; \
+	[ "$${CI:-}" != true ]
+
+bench:
+	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
+
+# A seed that fails is printed; SOAK_SEED=n begins with that one.
+soak:
+	SOAK_SEEDS=$${SOAK_SEEDS:-1000} go test -count=1 -timeout 0 ./graph
+
+fuzz:
+	@for package in $$(go list ./...); do \
+		list=$$(go test -list '^Fuzz' $$package) || exit; \
+		for target in $$(grep '^Fuzz' <<<"$$list"); do \
+			echo "== $$package $$target"; \
+			go test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) $$package || exit; \
+		done; \
+	done
