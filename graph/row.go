@@ -141,6 +141,18 @@ func (r *row) dependsOn(x ID) (found bool) {
 	return found
 }
 
+// maxCachedRow bounds what a cached row holds in lists, in bytes: a few rows with
+// tens of thousands of dependencies would fill the memory meant for many.
+const maxCachedRow = 4 << 10
+
+func (r *row) small() bool {
+	n := len(r.deps)
+	for _, name := range r.buckets {
+		n += len(name)
+	}
+	return n <= maxCachedRow
+}
+
 // setDeps takes sorted distinct ids.
 func (r *row) setDeps(ids []ID) {
 	b, last := make([]byte, 0, 2*len(ids)), ID(0)

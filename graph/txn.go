@@ -75,6 +75,9 @@ func (t *txn) finish() {
 		t.buf = r.append(t.buf[:0])
 		check(t.b.Set(idKey(spaceRow, id), t.buf, nil))
 		r.touched = false
+		if !r.small() {
+			t.s.rows.Remove(id)
+		}
 	}
 	t.s.col.eachPending(func(n uint32, p *page, ops []pageOp) {
 		t.buf = appendPageOps(t.buf[:0], ops)
@@ -104,7 +107,9 @@ func (t *txn) row(id ID) *row {
 		r, err = readRow(t.s.db, id)
 		check(err)
 	}
-	t.s.rows.Add(id, r)
+	if r.small() {
+		t.s.rows.Add(id, r)
+	}
 	return r
 }
 
