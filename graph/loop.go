@@ -23,7 +23,7 @@ const (
 	flights = 64
 	// jobFlights bounds them for jobs: what these have yet to flush, a small
 	// update beside them waits for.
-	jobFlights = 2
+	jobFlights = 1
 	// idle is how often the loop looks at ages and the journal's size when
 	// nothing else wakes it.
 	idle = 10 * time.Second
