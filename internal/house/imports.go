@@ -21,8 +21,8 @@ var may = map[string][]string{
 	"federation/follow": {},
 	"subscriptions":     {"graph"},
 	"digest":            {"graph"},
-	"graph":             {},
-	"graph/bulk":        {"graph"},
+	"graph":             {"graph/bulk"},
+	"graph/bulk":        {},
 
 	"internal/house":         {},
 	"internal/house/slowest": {},
