@@ -129,16 +129,20 @@ func query(r *http.Request, names ...string) (url.Values, error) {
 	return q, nil
 }
 
-// uriOf returns the parameter uri.
-func (h *Hub) uriOf(q url.Values) (string, error) {
-	uri := q.Get("uri")
+// queryOf reads the parameters of a question about one resource: its URI, and
+// others that are named.
+func (h *Hub) queryOf(r *http.Request, names ...string) (q url.Values, uri string, err error) {
+	if q, err = query(r, append(names, "uri")...); err != nil {
+		return nil, "", err
+	}
+	uri = q.Get("uri")
 	if uri == "" {
-		return "", refuse(badQuery, "uri", "it is missing")
+		return nil, "", refuse(badQuery, "uri", "it is missing")
 	}
 	if err := graph.CheckURI(uri, h.cfg.Schemes...); err != nil {
-		return "", refuse(badURI, "uri", "%v", err)
+		return nil, "", refuse(badURI, "uri", "%v", err)
 	}
-	return uri, nil
+	return q, uri, nil
 }
 
 // count returns a parameter that is a number from 1 to most, or def without it.

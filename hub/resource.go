@@ -101,11 +101,7 @@ func shapeCause(c graph.Cause) *causeShape {
 
 // getResource answers with all that is known of one resource.
 func (h *Hub) getResource(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "uri")
-	if err != nil {
-		return err
-	}
-	uri, err := h.uriOf(q)
+	_, uri, err := h.queryOf(r)
 	if err != nil {
 		return err
 	}
@@ -164,11 +160,7 @@ type lister func(uri, after string, limit int) (items []graph.Item, next string,
 // listing answers with one page, or with everything as NDJSON.
 func (h *Hub) listing(list lister) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
-		q, err := query(r, "uri", "after", "limit")
-		if err != nil {
-			return err
-		}
-		uri, err := h.uriOf(q)
+		q, uri, err := h.queryOf(r, "after", "limit")
 		if err != nil {
 			return err
 		}
@@ -282,11 +274,7 @@ func (h *Hub) patchDependencies(w http.ResponseWriter, r *http.Request) error {
 
 // deleteDependencies forgets all that uri is made from.
 func (h *Hub) deleteDependencies(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "uri")
-	if err != nil {
-		return err
-	}
-	uri, err := h.uriOf(q)
+	_, uri, err := h.queryOf(r)
 	if err != nil {
 		return err
 	}
@@ -309,11 +297,7 @@ func (h *Hub) edit(w http.ResponseWriter, r *http.Request, uri string, e graph.E
 
 // deleteDependents forgets all that is made from uri.
 func (h *Hub) deleteDependents(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "uri")
-	if err != nil {
-		return err
-	}
-	uri, err := h.uriOf(q)
+	_, uri, err := h.queryOf(r)
 	if err != nil {
 		return err
 	}
@@ -336,11 +320,7 @@ type linkShape struct {
 
 // getWhy explains the state of a resource.
 func (h *Hub) getWhy(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "uri")
-	if err != nil {
-		return err
-	}
-	uri, err := h.uriOf(q)
+	_, uri, err := h.queryOf(r)
 	if err != nil {
 		return err
 	}
@@ -366,11 +346,7 @@ func (h *Hub) getWhy(w http.ResponseWriter, r *http.Request) error {
 
 // getImpact counts what an edit would refresh.
 func (h *Hub) getImpact(w http.ResponseWriter, r *http.Request) error {
-	q, err := query(r, "uri", "limit")
-	if err != nil {
-		return err
-	}
-	uri, err := h.uriOf(q)
+	q, uri, err := h.queryOf(r, "limit")
 	if err != nil {
 		return err
 	}
