@@ -2,7 +2,6 @@ package graph
 
 import (
 	"context"
-	"crypto/sha256"
 	"strings"
 	"time"
 
@@ -92,17 +91,23 @@ func (u *Update) validate(now time.Time) (field, reason string) {
 	return "", ""
 }
 
-// prepare computes what needs no lock.
-func (s *Store) prepare(publisher string, u *Update) (prepared, error) {
-	p := prepared{Update: u, proven: !u.Token.IsZero() && u.Token.Epoch == s.epoch}
+// spelled is what u says by itself; no store is looked at.
+func (u *Update) spelled(publisher string) prepared {
+	p := prepared{Update: u}
 	if !u.At.IsZero() {
 		p.at = u.At.UnixMicro()
 	}
 	if u.ID != "" {
-		sum := sha256.Sum256(append(appendText(appendText(nil, publisher), u.ID), u.URI...))
-		copy(p.seen[:], sum[:])
+		p.seen = seenOf(publisher, u)
 	}
 	p.collectEdges()
+	return p
+}
+
+// prepare computes what needs no lock.
+func (s *Store) prepare(publisher string, u *Update) (prepared, error) {
+	p := u.spelled(publisher)
+	p.proven = p.proven || !u.Token.IsZero() && u.Token.Epoch == s.epoch
 	var err error
 	if p.id, _, err = s.lookup(u.URI); err != nil {
 		return p, err

@@ -2,6 +2,7 @@ package graph
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -275,6 +276,14 @@ func BenchmarkFanoutBesideRenderings(b *testing.B) {
 		answered := map[string]Cursor{}
 		checked, during := 0, 0
 		from := apply(s, Update{URI: hot, Version: "10", Hash: "10"})
+		pace := func(rate int) {
+			for _, j := range s.Jobs() {
+				if err := s.ControlJob(ctx, j.ID, false, rate); err != nil && !errors.Is(err, ErrUnknown) {
+					b.Fatal(err)
+				}
+			}
+		}
+		pace(dependents / 4) // slow enough that all of them are made while it runs
 		for len(answered) < made {
 			var us []Update
 			for range 100 {
@@ -289,6 +298,7 @@ func BenchmarkFanoutBesideRenderings(b *testing.B) {
 			}
 			checked += checkStatus(b, s, answered, page(rnd.IntN(dependents)), us[0].URI)
 		}
+		pace(0)
 		waitForJobs(b, s)
 		told := 0
 		for c := from; c != s.Token(); {

@@ -3,7 +3,6 @@ package graph
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -290,16 +289,11 @@ func (m *importer) prepare(p *part) error {
 		if field, reason := m.refuse(u); field != "" {
 			return &InvalidError{Item: p.first + i, Field: field, Reason: reason}
 		}
-		p.items = append(p.items, prepared{Update: u, at: m.now})
+		p.items = append(p.items, u.spelled(m.publisher))
 		item := &p.items[i]
-		if !u.At.IsZero() {
-			item.at = u.At.UnixMicro()
+		if u.At.IsZero() {
+			item.at = m.now
 		}
-		if u.ID != "" {
-			sum := sha256.Sum256(append(appendText(appendText(nil, m.publisher), u.ID), u.URI...))
-			copy(item.seen[:], sum[:])
-		}
-		item.collectEdges()
 		p.hashes = append(p.hashes, bulk.Hash(u.URI))
 		for k := range item.edges {
 			p.hashes = append(p.hashes, bulk.Hash(item.edges[k].uri))

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/freshwire/freshwire/graph/bulk"
 )
@@ -70,8 +69,7 @@ func (m *importer) link(ctx context.Context) error {
 			return err
 		}
 	}
-	day := uint32(m.now / (24 * time.Hour).Microseconds())
-	err := m.writeSorted(ctx, seenDay(day), m.ids)
+	err := m.writeSorted(ctx, seenDay(dayOf(m.now)), m.ids)
 	return errors.Join(err, m.writeSorted(ctx, nil, m.timers), m.writeMeta())
 }
 

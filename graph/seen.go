@@ -1,9 +1,21 @@
 package graph
 
-import "time"
+import (
+	"crypto/sha256"
+	"time"
+)
 
 // seenID identifies an accepted update: a digest of publisher, id and URI.
 type seenID [16]byte
+
+func seenOf(publisher string, u *Update) (id seenID) {
+	sum := sha256.Sum256(append(appendText(appendText(nil, publisher), u.ID), u.URI...))
+	copy(id[:], sum[:])
+	return id
+}
+
+// dayOf is the day that a time in µs falls in.
+func dayOf(us int64) uint32 { return uint32(us / (24 * time.Hour).Microseconds()) }
 
 // seenKeepDays is how many days of idempotency keys are looked at: today's and
 // yesterday's, so that each is remembered 24 to 48 hours.
@@ -11,7 +23,7 @@ const seenKeepDays = 2
 
 // forgetSeen drops the idempotency keys that are too old to be looked at.
 func (t *txn) forgetSeen() {
-	day := uint32(t.now / (24 * time.Hour).Microseconds())
+	day := dayOf(t.now)
 	check(t.b.DeleteRange([]byte{spaceSeen}, seenDay(day-seenKeepDays+1), nil))
 }
 
@@ -20,7 +32,7 @@ func (t *txn) duplicate(id seenID) bool {
 	if _, ok := t.accepted[id]; ok {
 		return true
 	}
-	day := uint32(t.now / (24 * time.Hour).Microseconds())
+	day := dayOf(t.now)
 	for _, d := range []uint32{day, day - 1} {
 		_, closer, err := t.s.db.Get(append(seenDay(d), id[:]...))
 		if err == nil {
