@@ -6,6 +6,9 @@ import (
 	"time"
 )
 
+// orphanStep bounds the resources looked at for collection in one commit.
+const orphanStep = 1000
+
 // orphaned notes that nobody may depend on x any more. A collected type goes at
 // once; a stub after keepID, if it still is one.
 func (t *txn) orphaned(x ID) {

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
 // journalOf is a store with n updates, one a minute, read through a tail that
@@ -165,5 +167,39 @@ func TestSinceFindsTheFirstNoticeAtOrAfterATime(t *testing.T) {
 				t.Fatalf("since %s: got %s, %v, want the position %d", moment, got, err, want)
 			}
 		}
+	}
+}
+
+func TestAnAcceleratedClockWakesTheLoopInTime(t *testing.T) {
+	const rate = 1000
+	began := time.Now()
+	s, err := Open("store", Options{FS: vfs.NewMem(), ClockRate: rate,
+		Clock: func() time.Time { return rigStart.Add(time.Since(began) * rate) }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// Less than the loop sleeps when nothing is due.
+	ctx, cancel := context.WithTimeout(context.Background(), idle/2)
+	defer cancel()
+	run, stop := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(run) }()
+	if _, err := s.Apply(ctx, "p", []Update{{URI: named("D"), Hash: "d", Deps: []Dep{{URI: "ticker:PT5M"}}}}); err != nil {
+		t.Error(err)
+	}
+	for c, ticked := s.Oldest(), false; !ticked; {
+		ns, next, err := s.ReadFrom(ctx, c, 10)
+		if err != nil {
+			t.Errorf("five minutes at %d times the pace: %v", rate, err)
+			break
+		}
+		for _, n := range ns {
+			ticked = ticked || n.Reason == ReasonTicker
+		}
+		c = next
+	}
+	stop()
+	if err := errors.Join(<-ended, s.Close()); err != nil {
+		t.Error(err)
 	}
 }

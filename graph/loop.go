@@ -27,8 +27,6 @@ const (
 	// idle is how often the loop looks at ages and the journal's size when
 	// nothing else wakes it.
 	idle = 10 * time.Second
-	// orphanStep bounds the resources looked at for collection in one commit.
-	orphanStep = 1000
 )
 
 // request is one caller's work inside the apply loop. What apply finds out it
@@ -159,7 +157,7 @@ func (s *Store) sleep(busy bool) time.Duration {
 		return d // until a commit lands
 	}
 	if due, ok := s.nextTimer(); ok {
-		d = min(d, due.Sub(s.o.Clock()))
+		d = min(d, time.Duration(float64(due.Sub(s.o.Clock()))/s.o.ClockRate))
 	}
 	return max(d, time.Millisecond)
 }

@@ -48,9 +48,11 @@ const (
 type Options struct {
 	FS    vfs.FS           // nil means the disk
 	Clock func() time.Time // nil means time.Now; read at the edges, never in the apply loop
-	Log   *slog.Logger     // nil means none
-	Cache int64            // bytes of block cache; 0 means 256 MiB
-	Work  []string         // types that somebody makes: only these are retried and can fail
+	// ClockRate is how many times faster than real time Clock goes; 0 means 1.
+	ClockRate float64
+	Log       *slog.Logger // nil means none
+	Cache     int64        // bytes of block cache; 0 means 256 MiB
+	Work      []string     // types that somebody makes: only these are retried and can fail
 	// Collect lists types that are deleted when their last dependent goes.
 	Collect   []string
 	Schemes   []string      // of URIs, beside http, https, ticker and urn
@@ -119,6 +121,9 @@ func Open(dir string, o Options) (*Store, error) {
 func newStore(o Options) *Store {
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.ClockRate == 0 {
+		o.ClockRate = 1
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)

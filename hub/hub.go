@@ -91,7 +91,7 @@ func New(cfg Config, log *slog.Logger) (*Hub, error) {
 
 func (h *Hub) storeOptions(log *slog.Logger) graph.Options {
 	return graph.Options{
-		Clock: h.clock.Now, Log: log.With("component", "graph"), Cache: int64(h.cfg.Cache),
+		Clock: h.clock.Now, ClockRate: h.cfg.ClockRate, Log: log.With("component", "graph"), Cache: int64(h.cfg.Cache),
 		Work: h.cfg.Work, Collect: h.cfg.Collect, Schemes: h.cfg.Schemes, Observe: h.cfg.Mode == ModeObserve,
 		KeepAge: h.cfg.KeepAge, KeepBytes: int64(h.cfg.KeepBytes),
 	}
