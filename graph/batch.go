@@ -202,7 +202,7 @@ type batch struct {
 func (s *Store) prepareAll(now time.Time, publisher string, us []Update) (*batch, error) {
 	b := &batch{s: s, items: make([]prepared, len(us))}
 	s.mu.RLock()
-	b.collects = s.collects
+	b.collects = s.collects.Load()
 	s.mu.RUnlock()
 	for i := range us {
 		if field, reason := us[i].validate(now); field != "" {
@@ -222,7 +222,7 @@ func (s *Store) prepareAll(now time.Time, publisher string, us []Update) (*batch
 func (b *batch) into(res *Result) func(t *txn) {
 	return func(t *txn) {
 		*res = Result{Accepted: len(b.items)}
-		stale := b.collects != t.s.collects // an id may belong to another resource now
+		stale := b.collects != t.s.collects.Load() // an id may belong to another resource now
 		for i := range b.items {
 			p := &b.items[i]
 			if stale {

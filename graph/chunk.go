@@ -12,13 +12,19 @@ import (
 //	chunkFormat  flags  reason  rule  attempt
 //	count  at  cause  causeSeq  causeAt-at
 //	causeID  version  hash
+//	lists  (delta of list  count  delta of index…)…
 //	delta of id…
 //
-// flags is kind (1 bit), lane (1 bit) and change (2 bits) from the lowest up,
-// the other bits zero. The second line is uvarints, at and causeAt-at zigzag.
-// Texts are a uvarint length and bytes. The ids are deltas as in a posting
-// block, except that no id is 0.
+// flags is kind (1 bit), lane (1 bit), change (2 bits) and marked (1 bit) from
+// the lowest up, the other bits zero. The second line is uvarints, at and
+// causeAt-at zigzag. Texts are a uvarint length and bytes. The fourth line is
+// there if marked is set: which notices, by index, are of resources that were on
+// a list. It and the ids are deltas as in a posting block, except that no list
+// and no id is 0.
 const chunkFormat = 1
+
+// chunkMarked is the flag of a chunk with notices that are marked for a list.
+const chunkMarked = 1 << 4
 
 // maxChunk bounds the notices of one chunk: larger ones delay the small updates
 // that commit beside a fan-out, and a reader decodes a whole chunk for one notice.
@@ -41,6 +47,7 @@ type chunk struct {
 	version  string
 	hash     string
 	ids      []ID // ascending and distinct, 1 to maxChunk
+	marks    []mark
 
 	spelled *atomic.Pointer[[]Notice] // not encoded: its notices, once a reader of the tail spelled them out
 }
@@ -51,6 +58,9 @@ func (c *chunk) append(b []byte) []byte {
 		panic("graph: a chunk has 1 to 1,024 notices")
 	}
 	flags := byte(c.kind) | byte(c.lane)<<1 | byte(c.change)<<2
+	if len(c.marks) > 0 {
+		flags |= chunkMarked
+	}
 	b = append(b, chunkFormat, flags, byte(c.reason), byte(c.rule), c.attempt)
 	b = appendUvarint(b, uint64(len(c.ids)))
 	b = binary.AppendVarint(b, c.at)
@@ -60,14 +70,18 @@ func (c *chunk) append(b []byte) []byte {
 	for _, s := range [...]string{c.causeID, c.version, c.hash} {
 		b = append(appendUvarint(b, uint64(len(s))), s...)
 	}
+	if len(c.marks) > 0 {
+		b = appendMarks(b, c.marks)
+	}
 	return appendIDs(b, 1, c.ids)
 }
 
 // chunkReader takes a chunk apart from the front. After a fault all it returns
 // is zero and bad stays set.
 type chunkReader struct {
-	b   []byte
-	bad bool
+	b      []byte
+	marked bool
+	bad    bool
 }
 
 func (r *chunkReader) byte() byte {
@@ -113,10 +127,11 @@ func (r *chunkReader) head(c *chunk) (n int) {
 	}
 	flags := r.byte()
 	c.kind, c.lane, c.change = Kind(flags&1), Lane(flags>>1&1), Change(flags>>2&3)
+	r.marked = flags&chunkMarked != 0
 	c.reason, c.rule, c.attempt = Reason(r.byte()), Rule(r.byte()), r.byte()
 	n = int(r.uvarint(maxChunk))
 	c.at = r.varint()
-	r.bad = r.bad || flags >= 1<<4 || n == 0 ||
+	r.bad = r.bad || flags >= 1<<5 || n == 0 ||
 		int(c.reason) >= len(reasonNames) || int(c.rule) >= len(ruleNames)
 	return n
 }
@@ -141,6 +156,9 @@ func decodeChunk(first uint64, b []byte) (chunk, error) {
 	c.causeSeq = r.uvarint(math.MaxUint64)
 	c.causeAt = c.at + r.varint()
 	c.causeID, c.version, c.hash = r.text(), r.text(), r.text()
+	if r.marked {
+		c.marks = r.marks(n)
+	}
 	if r.bad || n > len(r.b) {
 		return chunk{}, malformed("chunk", "bad header")
 	}

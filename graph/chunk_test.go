@@ -20,6 +20,16 @@ var (
 	fanoutChunk = chunk{first: 88122, kind: KindRefresh, reason: ReasonDependency, rule: RuleLower, lane: Bulk,
 		attempt: 2, at: 1_795_313_570_000_000, cause: 64, causeSeq: 88121, causeID: "01JD",
 		causeAt: 1_795_313_569_975_000, ids: []ID{1, 2, 300, idLimit - 1}}
+	markedChunk = func() chunk {
+		c := fanoutChunk
+		c.marks = []mark{{1, []uint16{0, 1, 3}}, {500, []uint16{2}}, {math.MaxUint32, []uint16{0, 1, 2, 3}}}
+		return c
+	}()
+	loneMarkedChunk = func() chunk {
+		c := loneChunk
+		c.marks = []mark{{7, []uint16{0}}, {8, []uint16{0}}}
+		return c
+	}()
 )
 
 func TestChunkBytesAreStable(t *testing.T) {
@@ -27,11 +37,13 @@ func TestChunkBytesAreStable(t *testing.T) {
 		{"a lone changed notice", loneChunk.append(nil)},
 		{"refresh notices of a fan-out", fanoutChunk.append(nil)},
 		{"no cause, before 1970", (&chunk{at: -1, ids: []ID{5}}).append(nil)},
+		{"notices of resources on three lists", markedChunk.append(nil)},
+		{"a lone notice of a resource on two lists", loneMarkedChunk.append(nil)},
 	})
 }
 
 func TestChunkHeaderIsThatOfTheChunk(t *testing.T) {
-	for _, c := range []chunk{loneChunk, fanoutChunk} {
+	for _, c := range []chunk{loneChunk, fanoutChunk, markedChunk, loneMarkedChunk} {
 		lane, kind, n, at, err := chunkHeader(c.append(nil))
 		if lane != c.lane || kind != c.kind || n != len(c.ids) || at != c.at || err != nil {
 			t.Errorf("got %v %v %d %d %v, want %v %v %d %d", lane, kind, n, at, err, c.lane, c.kind, len(c.ids), c.at)
@@ -63,7 +75,8 @@ func TestDecodeChunkRefusesMalformedChunks(t *testing.T) {
 	}{
 		{"nothing", nil, true},
 		{"another format", poke(0, chunkFormat+1), true},
-		{"an unknown flag", poke(1, 1<<4), true},
+		{"an unknown flag", poke(1, 1<<5), true},
+		{"marks that are not there", poke(1, chunkMarked), false},
 		{"an unknown reason", poke(2, byte(len(reasonNames))), true},
 		{"an unknown rule", poke(3, byte(len(ruleNames))), true},
 		{"no ids", slices.Concat(head, make([]byte, 8)), true},
@@ -88,7 +101,7 @@ func TestDecodeChunkRefusesMalformedChunks(t *testing.T) {
 }
 
 func TestEveryPrefixOfAChunkIsRefused(t *testing.T) {
-	for _, c := range []chunk{loneChunk, fanoutChunk} {
+	for _, c := range []chunk{loneChunk, fanoutChunk, markedChunk, loneMarkedChunk} {
 		b := c.append(nil)
 		for n := range b {
 			if got, err := decodeChunk(1, b[:n]); err == nil {
@@ -125,6 +138,7 @@ func TestChunkRoundTrip(t *testing.T) {
 		if len(want.ids) == 0 {
 			want.ids = []ID{1}
 		}
+		want.marks = drawMarks(t, len(want.ids))
 		got, err := decodeChunk(want.first, want.append(nil))
 		if err != nil || !reflect.DeepEqual(got, want) {
 			t.Fatalf("got %+v, %v; want %+v", got, err, want)
@@ -132,10 +146,69 @@ func TestChunkRoundTrip(t *testing.T) {
 	})
 }
 
+// drawMarks are marks of a chunk of n notices.
+func drawMarks(t *rapid.T, n int) []mark {
+	lists := make([][]ListID, n)
+	for range rapid.IntRange(0, 5).Draw(t, "marks") {
+		list := ListID(rapid.OneOf(rapid.Uint32Range(1, 4), rapid.Uint32Range(1, math.MaxUint32)).Draw(t, "list"))
+		for range rapid.IntRange(1, 20).Draw(t, "of it") {
+			i := rapid.IntRange(0, n-1).Draw(t, "index")
+			if k, ok := slices.BinarySearch(lists[i], list); !ok {
+				lists[i] = slices.Insert(lists[i], k, list)
+			}
+		}
+	}
+	return marksOf(lists)
+}
+
+func TestMarksTellTheListsOfEachNotice(t *testing.T) {
+	c := markedChunk
+	want := [][]ListID{{1, math.MaxUint32}, {1, math.MaxUint32}, {500, math.MaxUint32}, {1, math.MaxUint32}}
+	if got := c.lists(0, 4); !reflect.DeepEqual(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+	if got := c.lists(2, 3); !reflect.DeepEqual(got, want[2:3]) {
+		t.Errorf("of the third alone: got %v, want %v", got, want[2:3])
+	}
+	if got := marksOf(want); !reflect.DeepEqual(got, c.marks) {
+		t.Errorf("back again: got %v, want %v", got, c.marks)
+	}
+}
+
+func TestDecodeChunkRefusesMalformedMarks(t *testing.T) {
+	lone := func(marks ...byte) []byte {
+		return slices.Concat([]byte{chunkFormat, chunkMarked, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0}, marks, []byte{4})
+	}
+	two := func(marks ...byte) []byte {
+		return slices.Concat([]byte{chunkFormat, chunkMarked, 0, 0, 0, 2, 0, 0, 0, 0, 0, 0, 0}, marks, []byte{4, 0})
+	}
+	if _, err := decodeChunk(1, lone(1, 0, 1, 0)); err != nil {
+		t.Fatalf("a lone notice on list 1: %v", err)
+	}
+	if _, err := decodeChunk(1, two(1, 0, 2, 0, 0)); err != nil {
+		t.Fatalf("two notices on list 1: %v", err)
+	}
+	for name, b := range map[string][]byte{
+		"no lists":                lone(0),
+		"a list without notices":  lone(1, 0, 0),
+		"more lists than bytes":   lone(200, 1, 0, 1, 0),
+		"more notices than there": lone(1, 0, 2, 0, 0),
+		"an index beyond":         lone(1, 0, 1, 1),
+		"an index beyond the two": two(1, 0, 2, 0, 1),
+		"a list above the last":   lone(1, 0xff, 0xff, 0xff, 0xff, 0x0f, 1, 0),
+	} {
+		if c, err := decodeChunk(1, b); !errors.Is(err, errMalformed) {
+			t.Errorf("%s: %x decodes to %+v, %v", name, b, c, err)
+		}
+	}
+}
+
 func FuzzChunk(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add(loneChunk.append(nil))
 	f.Add(fanoutChunk.append(nil))
+	f.Add(markedChunk.append(nil))
+	f.Add(loneMarkedChunk.append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		lane, kind, n, at, headErr := chunkHeader(b)
 		c, err := decodeChunk(7, b)

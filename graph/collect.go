@@ -15,6 +15,11 @@ func (t *txn) orphaned(x ID) {
 	if len(t.s.collect) > 0 && t.s.collect[t.row(x).typ] {
 		t.unneeded = append(t.unneeded, x)
 	}
+	t.noteOrphan(x)
+}
+
+// noteOrphan has x looked at for collection after keepID.
+func (t *txn) noteOrphan(x ID) {
 	// To the day, so that a resource whose edges come and go has few of these rows.
 	const day = 24 * time.Hour
 	due := (t.now + (keepID + day).Microseconds()) / day.Microseconds() * day.Microseconds()
@@ -51,7 +56,7 @@ func (t *txn) collectOne(id ID, since int64) {
 		t.put(id, w)
 	}
 	r := t.row(id)
-	if w.state() != Stub || w.is(wordDependents) || r.is(rowKnown) {
+	if w.state() != Stub || w.is(wordDependents) || r.is(rowKnown) || t.listed(id) {
 		return // in use again; when it becomes an orphan again it is noted again
 	}
 	if r.changed > t.s.trimmedTo() || t.keptSince(since) {
@@ -70,7 +75,7 @@ func (t *txn) collectOne(id ID, since int64) {
 	t.s.ids.Remove(uri)
 	t.s.names.Remove(id)
 	t.s.free = append(t.s.free, id)
-	t.s.collects++
+	t.s.collects.Add(1)
 	t.s.col.counts[Stub]--
 }
 

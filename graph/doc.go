@@ -32,9 +32,18 @@
 //	B key 0 id>>16   → resources that carry a grouping key
 //	O due id         → to be looked at for collection
 //	N id             → id that is free to be given again
+//	C d key          → record that another room keeps
+//	C m list id>>16  → members of a list
+//	C r id list      → the same by resource
+//	C p list seq     → a journal chunk that has notices marked for the list
+//	C x list         → a dropped list whose members are yet to be forgotten
 //
-// C, D and P are kept for channels, delivery cursors and peers. R, S and B are
-// written by blind merges; the merge operator folds them.
+// Lists are chosen by the caller, 4 bytes. A notice is marked with those that
+// held its resource when it was written, inside its chunk; so what is read of a
+// list is the same however it is read, and costs its own notices only.
+//
+// D and P are kept for delivery cursors and peers. R, S, B and C m are written by
+// blind merges; the merge operator folds them.
 //
 // Imports nothing of ours. Starts no goroutine but inside [Store.Run].
 package graph

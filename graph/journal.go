@@ -34,15 +34,16 @@ type journal struct {
 	oldest uint64        // everything up to it is trimmed
 	newest uint64        // everything up to it is durable
 	wake   chan struct{} // closed when newest moves
+	// cut is the position up to which the store may be trimmed already. Whoever
+	// has read of the store what may go looks here afterwards.
+	cut atomic.Uint64
 }
 
 func (j *journal) publish(chunks []chunk, newest uint64) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	for i := range chunks {
-		if len(chunks[i].ids) <= spelledIDs {
-			chunks[i].spelled = &atomic.Pointer[[]Notice]{}
-		}
+		chunks[i].share()
 		j.bytes += chunks[i].size()
 	}
 	j.tail = append(j.tail, chunks...)
@@ -59,6 +60,9 @@ func (j *journal) publish(chunks []chunk, newest uint64) {
 
 func (c *chunk) size() int64 {
 	n := chunkOverhead + int64(len(c.ids))*8 + int64(len(c.causeID)+len(c.version)+len(c.hash))
+	for i := range c.marks {
+		n += markOverhead + 2*int64(len(c.marks[i].at))
+	}
 	if c.spelled != nil {
 		n += int64(len(c.ids)) * noticeSize
 	}
@@ -164,12 +168,7 @@ func (s *Store) stored(seq, newest uint64, limit int) ([]chunk, error) {
 	}
 	var chunks []chunk
 	n := 0
-	// The chunk that holds seq+1 may begin before it.
-	ok := it.SeekLT(seqKey(spaceJournal, seq+2))
-	if !ok {
-		ok = it.First()
-	}
-	for ; ok && n < limit; ok = it.Next() {
+	for ok := seekChunk(it, seq); ok && n < limit; ok = it.Next() {
 		c, err := decodeChunk(binary.BigEndian.Uint64(it.Key()[1:]), it.Value())
 		if err != nil {
 			return nil, errors.Join(err, it.Close())
@@ -181,93 +180,6 @@ func (s *Store) stored(seq, newest uint64, limit int) ([]chunk, error) {
 		chunks = append(chunks, c)
 	}
 	return chunks, errors.Join(it.Error(), it.Close())
-}
-
-// spelledIDs is the greatest number of notices of a chunk that are spelled out
-// once for all readers of the tail; a fan-out's are for whoever reads them.
-const spelledIDs = 16
-
-// notices spells out up to limit notices of chunks after seq.
-func (s *Store) notices(chunks []chunk, seq uint64, limit int) ([]Notice, error) {
-	var out []Notice
-	for i := range chunks {
-		c := &chunks[i]
-		from := 0
-		if seq >= c.first {
-			from = int(seq - c.first + 1)
-		}
-		if len(out) == limit || from >= len(c.ids) {
-			continue
-		}
-		to := min(len(c.ids), from+limit-len(out))
-		if c.spelled == nil {
-			var err error
-			if out, err = s.spell(out, c, from, to); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		all := c.spelled.Load()
-		if all == nil {
-			list, err := s.spell(nil, c, 0, len(c.ids))
-			if err != nil {
-				return nil, err
-			}
-			all = &list
-			c.spelled.Store(all)
-		}
-		out = append(out, (*all)[from:to]...)
-	}
-	return out, nil
-}
-
-// spell appends the notices from … to of a chunk. Type and buckets are those the
-// resource has now.
-func (s *Store) spell(out []Notice, c *chunk, from, to int) ([]Notice, error) {
-	head := Notice{Kind: c.kind, Version: c.version, Hash: c.hash, Change: c.change, Reason: c.reason, Rule: c.rule,
-		Lane: c.lane, Attempt: int(c.attempt), At: timeOf(c.at), Cause: Cause{ID: c.causeID, At: timeOf(c.causeAt)}}
-	if c.cause != 0 {
-		uri, err := s.nameOf(c.cause)
-		if err != nil {
-			return nil, err
-		}
-		head.Cause.URI = uri
-	}
-	for k, id := range c.ids[from:to] {
-		n := head
-		n.Cursor = Cursor{s.epoch, c.first + uint64(from+k)}
-		var err error
-		if n.URI, err = s.nameOf(id); err != nil {
-			return nil, err
-		}
-		if n.Type, n.Buckets, err = s.labels(id); err != nil {
-			return nil, err
-		}
-		out = append(out, n)
-	}
-	return out, nil
-}
-
-// labels reads type and buckets alone of a row.
-func (s *Store) labels(id ID) (typ string, buckets []string, err error) {
-	v, closer, err := s.db.Get(idKey(spaceRow, id))
-	if errors.Is(err, pebble.ErrNotFound) {
-		return "", nil, nil
-	} else if err != nil {
-		return "", nil, err
-	}
-	d := decoder{b: v}
-	for d.next(fieldBuckets) {
-		switch d.tag {
-		case fieldType:
-			typ = d.text()
-		case fieldBuckets:
-			buckets = d.texts()
-		default:
-			d.skipField()
-		}
-	}
-	return typ, buckets, closer.Close()
 }
 
 func timeOf(us int64) time.Time {
@@ -343,6 +255,7 @@ func (t *txn) trim() {
 	if cut <= oldest {
 		return
 	}
+	s.journal.cut.Store(cut)
 	check(t.b.DeleteRange(seqKey(spaceJournal, 0), seqKey(spaceJournal, cut+1), nil))
 	check(t.b.Set(metaKey(metaOldest), binary.BigEndian.AppendUint64(nil, cut), nil))
 	t.trimmed = cut

@@ -6,8 +6,8 @@ import (
 )
 
 // Key spaces. Every key of the store begins with one of these bytes; doc.go
-// draws what follows. C, D and P belong to channels, delivery cursors and
-// peers, which other rooms keep through the store.
+// draws what follows. D and P belong to delivery cursors and peers, which other
+// rooms keep through the store.
 const (
 	spaceMeta    = 'M'
 	spaceURI     = 'U'
@@ -23,6 +23,16 @@ const (
 	spaceBucket  = 'B'
 	spaceOrphan  = 'O'
 	spaceFree    = 'N'
+	spaceList    = 'C'
+)
+
+// The second byte of a key in the space of lists.
+const (
+	listRecord  = 'd'
+	listMembers = 'm'
+	listOf      = 'r'
+	listMarked  = 'p'
+	listDropped = 'x'
 )
 
 // idSize is the width of an id in keys: 2^40 resources, big-endian so that
@@ -69,6 +79,32 @@ func timerKey(due int64, n uint64) []byte {
 }
 
 func orphanKey(due int64, id ID) []byte { return appendID(seqKey(spaceOrphan, uint64(due)), id) }
+
+func recordKey(key string) []byte {
+	return append(append(make([]byte, 0, len(key)+2), spaceList, listRecord), key...)
+}
+
+// listKey begins the keys of one kind that belong to a list.
+func listKey(kind byte, list ListID) []byte {
+	return binary.BigEndian.AppendUint32(append(make([]byte, 0, 16), spaceList, kind), uint32(list))
+}
+
+// membersKey is the block of a list's members id>>16.
+func membersKey(list ListID, bucket uint32) []byte {
+	return append(listKey(listMembers, list), byte(bucket>>16), byte(bucket>>8), byte(bucket))
+}
+
+// onKey begins the keys of the lists that a resource is on.
+func onKey(id ID) []byte { return appendID(append(make([]byte, 0, 16), spaceList, listOf), id) }
+
+func listedKey(id ID, list ListID) []byte {
+	return binary.BigEndian.AppendUint32(onKey(id), uint32(list))
+}
+
+// markedKey says that the journal chunk at seq has notices marked for a list.
+func markedKey(list ListID, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(listKey(listMarked, list), seq)
+}
 
 func metaKey(name string) []byte { return append([]byte{spaceMeta}, name...) }
 

@@ -49,14 +49,28 @@ type flight struct {
 // do runs f in the apply loop and waits until it is durable. If ctx ends first
 // it may still be applied.
 func (s *Store) do(ctx context.Context, f func(t *txn)) error {
+	r, err := s.submit(ctx, f)
+	if err != nil {
+		return err
+	}
+	return s.await(ctx, r)
+}
+
+// submit hands f to the apply loop.
+func (s *Store) submit(ctx context.Context, f func(t *txn)) (*request, error) {
 	r := &request{apply: f, done: make(chan error, 1)}
 	select {
 	case s.queue <- r:
+		return r, nil
 	case <-s.stopped:
-		return ErrClosed
+		return nil, ErrClosed
 	case <-ctx.Done():
-		return ctx.Err()
+		return nil, ctx.Err()
 	}
+}
+
+// await waits until what was submitted is durable.
+func (s *Store) await(ctx context.Context, r *request) error {
 	select {
 	case err := <-r.done:
 		return err
@@ -264,6 +278,7 @@ func (s *Store) advance(now int64) (f flight, more bool, err error) {
 		t.fire()
 		t.tellStarving()
 		t.advanceJob()
+		t.forgetDropped()
 	})
 	return f, err == nil && s.due(now), err
 }
@@ -272,7 +287,7 @@ func (s *Store) advance(now int64) (f flight, more bool, err error) {
 func (s *Store) due(now int64) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if minuteOf(now) > s.swept || len(s.starving) > 0 || s.nextDue != 0 && s.nextDue <= now {
+	if minuteOf(now) > s.swept || len(s.starving) > 0 || s.nextDue != 0 && s.nextDue <= now || len(s.lists.dropping) > 0 {
 		return true
 	}
 	for _, j := range s.jobs.list {
@@ -289,6 +304,9 @@ func (s *Store) nextTimer() (time.Time, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	due := s.nextDue
+	if len(s.lists.dropping) > 0 {
+		due = s.now
+	}
 	if s.col.counts[Dirty] > 0 {
 		if minute := (s.swept + 1) * time.Minute.Microseconds(); due == 0 || minute < due {
 			due = minute
@@ -332,6 +350,7 @@ func (t *txn) sweep() {
 	check(t.b.Set(metaKey(metaNextID), binary.BigEndian.AppendUint64(nil, uint64(s.nextID)), nil))
 	t.forgetSeen()
 	t.trim()
+	t.trimMarks()
 	t.collect()
 }
 

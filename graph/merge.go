@@ -32,7 +32,8 @@ func newFold(key []byte) (pebble.ValueMerger, error) {
 		switch {
 		case key[0] == spacePosting && len(key) == 1+idSize:
 			return &postingMerger{limit: idLimit}, nil
-		case key[0] == spacePosting && len(key) == 1+idSize+3, key[0] == spaceBucket && len(key) > 3:
+		case key[0] == spacePosting && len(key) == 1+idSize+3, key[0] == spaceBucket && len(key) > 3,
+			key[0] == spaceList && len(key) == 2+4+3 && key[1] == listMembers:
 			return &postingMerger{limit: bucketSize}, nil
 		case key[0] == spacePage:
 			return &pageMerger{}, nil

@@ -110,4 +110,7 @@ type Notice struct {
 	Attempt int       // 0 for the first notice, then counts retries
 	At      time.Time // when it was written; never decreases along the journal
 	Buckets []string
+	// Lists are those that held the resource when the notice was written,
+	// ascending; nil if none did. They are shared: readers do not change them.
+	Lists []ListID
 }

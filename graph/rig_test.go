@@ -256,6 +256,49 @@ func (g *rig) loop(f func(ctx context.Context, s *Store)) {
 	g.crash(nil)
 }
 
+// editList changes lists and records.
+func (g *rig) editList(e ListEdit) ListResult {
+	g.t.Helper()
+	g.record(submitted, func(g *rig) { g.editList(e) })
+	res, err := g.s.editListNow(g.now().UnixMicro(), e)
+	if err != nil {
+		g.t.Fatalf("edit list %d: %v", e.List, err)
+	}
+	g.listen()
+	return res
+}
+
+// members lists who is on a list, a few at a time.
+func (g *rig) members(list ListID) (uris []string) {
+	g.t.Helper()
+	for after := ""; ; {
+		page, next, err := g.s.Listed(list, after, 3)
+		if err != nil {
+			g.t.Fatalf("members of list %d: %v", list, err)
+		}
+		uris = append(uris, page...)
+		if after = next; next == "" {
+			return uris
+		}
+	}
+}
+
+// scanned are the notices that a pick lets through, read a few at a time.
+func (g *rig) scanned(p *Pick, from Cursor, limit int) (out []Notice) {
+	g.t.Helper()
+	for at := from; at != g.token(); {
+		ns, next, err := g.s.Scan(p, at, limit)
+		if err != nil {
+			g.t.Fatalf("scan %+v from %s: %v", p, at, err)
+		}
+		if next.Seq <= at.Seq || len(ns) > limit || len(ns) > 0 && (ns[0].Cursor.Seq <= at.Seq || ns[len(ns)-1].Cursor.Seq > next.Seq) {
+			g.t.Fatalf("scan from %s with a limit of %d: %d notices, next is %s", at, limit, len(ns), next)
+		}
+		out, at = append(out, ns...), next
+	}
+	return out
+}
+
 // resource is what the store knows of uri; one never heard of is a stub.
 func (g *rig) resource(uri string) Resource {
 	g.t.Helper()

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -19,7 +20,7 @@ import (
 
 const (
 	// formatVersion is the layout of the store. It only moves forward, in named steps.
-	formatVersion = 1
+	formatVersion = 2
 	// pebbleFormat is the newest on-disk format of the Pebble version in go.mod,
 	// by number: a later library must not raise it unasked.
 	pebbleFormat = pebble.FormatMajorVersion(24)
@@ -99,8 +100,12 @@ type Store struct {
 	collect  map[string]bool
 	inline   int
 	chunk    int
-	collects uint64 // how often ids were given back
+	lists    lists
 	counters counters
+
+	// How often ids were given back and given. They move before a commit is
+	// seen; to be sure of what was looked up, read them under mu and before.
+	collects, interned atomic.Uint64
 }
 
 // Open opens the store in dir, making it if it is not there. Nothing runs until
@@ -146,10 +151,11 @@ func newStore(o Options) *Store {
 	s.names, _ = lru.New[ID, string](cachedIDs)
 	s.rows, _ = simplelru.NewLRU[ID, *row](cachedRows, nil)
 	s.degrees, _ = simplelru.NewLRU[ID, int](cachedDegrees, nil)
-	s.journal = journal{limit: o.TailBytes, wake: make(chan struct{})}
+	s.journal.limit, s.journal.wake = o.TailBytes, make(chan struct{})
 	if s.journal.limit == 0 {
 		s.journal.limit = defaultTailBytes
 	}
+	s.lists = newLists()
 	s.work, s.collect = setOf(o.Work), setOf(o.Collect)
 	s.counters.notices = map[noticeKind]uint64{}
 	return s
@@ -219,7 +225,7 @@ func (s *Store) load() error {
 	if err := s.loadMeta(); err != nil {
 		return err
 	}
-	for _, step := range []func() error{s.loadNames, s.loadPages, s.loadJobs, s.loadJournal, s.loadTimers} {
+	for _, step := range []func() error{s.loadNames, s.loadPages, s.loadJobs, s.loadJournal, s.loadTimers, s.loadLists} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -249,8 +255,11 @@ func (s *Store) loadMeta() error {
 	if v == nil {
 		return s.create()
 	}
-	if len(v) != 1 || v[0] != formatVersion {
+	if len(v) != 1 || v[0] == 0 {
 		return ErrFormat
+	}
+	if err := s.upgrade(v[0]); err != nil {
+		return err
 	}
 	if v, err = s.meta(metaEpoch); err != nil {
 		return err
@@ -274,6 +283,41 @@ func (s *Store) loadMeta() error {
 	return nil
 }
 
+// formatStep makes a store of one format one of the next.
+type formatStep struct {
+	name string
+	step func(b *pebble.Batch) error
+}
+
+// formatSteps are the ways up: the first is from format 1 to 2.
+var formatSteps = [formatVersion - 1]formatStep{
+	// Nothing is written anew: what a store of format 1 holds reads as before. But
+	// a program of that time can neither merge the members of a list nor read a
+	// chunk that is marked.
+	{"lists", func(*pebble.Batch) error { return nil }},
+}
+
+// upgrade takes a store from an older format to today's, one durable step after
+// the other. A newer one is refused.
+func (s *Store) upgrade(from byte) error {
+	if from > formatVersion {
+		return ErrFormat
+	}
+	for f := from; f < formatVersion; f++ {
+		step := formatSteps[f-1]
+		b := s.db.NewBatch()
+		err := errors.Join(step.step(b), b.Set(metaKey(metaFormat), []byte{f + 1}, nil))
+		if err == nil {
+			err = b.Commit(pebble.Sync)
+		}
+		if err := errors.Join(err, b.Close()); err != nil {
+			return fmt.Errorf("upgrade to format %d (%s): %w", f+1, step.name, err)
+		}
+		s.log.Info("store upgraded", "format", f+1, "step", step.name)
+	}
+	return nil
+}
+
 // create gives a new store its format and its epoch.
 func (s *Store) create() error {
 	var e [4]byte
@@ -288,7 +332,12 @@ func (s *Store) create() error {
 
 // scan calls f with every key and value of a space.
 func (s *Store) scan(space byte, f func(k, v []byte) error) error {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{space}, UpperBound: []byte{space + 1}})
+	return s.scanPrefix([]byte{space}, f)
+}
+
+// scanPrefix calls f with every key that begins with prefix and its value.
+func (s *Store) scanPrefix(prefix []byte, f func(k, v []byte) error) error {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
 	if err != nil {
 		return err
 	}

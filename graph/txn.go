@@ -157,6 +157,7 @@ func (t *txn) intern(uri string) ID {
 		t.interned = map[string]ID{}
 	}
 	t.interned[uri] = id
+	t.s.interned.Add(1)
 	t.s.col.counts[Stub]++
 	if strings.HasPrefix(uri, "ticker:") {
 		t.edit(id).typ = typeTicker
@@ -202,16 +203,34 @@ func (c *chunk) sameHead(d *chunk) bool {
 		c.causeID == d.causeID && c.causeAt == d.causeAt && c.version == d.version && c.hash == d.hash
 }
 
+// flushNotices writes the open chunk, in parts if it bears very many marks.
 func (t *txn) flushNotices() {
 	if len(t.open.ids) == 0 {
 		return
 	}
 	c := t.open
 	t.open = chunk{}
+	lists := t.listsOf(c.ids)
+	for ids := c.ids; len(ids) > 0; {
+		n := len(ids)
+		if lists != nil {
+			n = markable(lists)
+			c.marks = marksOf(lists[:n])
+			lists = lists[n:]
+		}
+		c.ids, ids = ids[:n:n], ids[n:]
+		t.writeChunk(c)
+	}
+}
+
+func (t *txn) writeChunk(c chunk) {
 	c.first = t.s.seq + 1
 	t.s.seq += uint64(len(c.ids))
 	t.buf = c.append(t.buf[:0])
 	check(t.b.Set(seqKey(spaceJournal, c.first), t.buf, nil))
+	for i := range c.marks {
+		check(t.b.Set(markedKey(c.marks[i].list, c.first), nil, nil))
+	}
 	t.chunks = append(t.chunks, c)
 	if c.kind == KindRefresh && len(t.s.work) > 0 && !t.s.o.Observe {
 		t.later(t.now+t.s.retryDelay(int(c.attempt), c.first), timer{kind: timerRetry, ref: c.first,
