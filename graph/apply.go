@@ -185,11 +185,13 @@ func (t *txn) remake(p *prepared, artefact, overlap bool) outcome {
 // setFacts takes over what an update says beside content and edges.
 func (t *txn) setFacts(r *row, p *prepared) {
 	r.digest = p.digest
-	if p.Type != "" {
+	if p.Type != "" && p.Type != r.typ {
 		r.typ = p.Type
+		t.relabelled = append(t.relabelled, r.id)
 	}
-	if p.Buckets != nil {
+	if p.Buckets != nil && !slices.Equal(p.Buckets, r.buckets) {
 		t.setBuckets(r, p.Buckets)
+		t.relabelled = append(t.relabelled, r.id)
 	}
 	r.expires = 0
 	if !p.Expires.IsZero() {

@@ -109,15 +109,30 @@ func (r *chunkReader) varint() int64 {
 	return int64(v>>1) ^ -int64(v&1)
 }
 
-func (r *chunkReader) text() string {
+func (r *chunkReader) text() []byte {
 	n := r.uvarint(uint64(len(r.b)))
 	if n > uint64(len(r.b)) {
 		r.b, r.bad = nil, true
-		return ""
+		return nil
 	}
-	s := string(r.b[:n])
+	s := r.b[:n]
 	r.b = r.b[n:]
 	return s
+}
+
+// threeTexts copies them in one piece.
+func (r *chunkReader) threeTexts() (x, y, z string) {
+	all := r.b
+	a, b, c := len(r.text()), len(r.text()), len(r.text())
+	if r.bad || a+b+c == 0 {
+		return "", "", ""
+	}
+	end := len(all) - len(r.b)
+	s := string(all[:end])
+	beginZ := end - c
+	beginY := beginZ - len(appendUvarint(nil, uint64(c))) - b
+	beginX := beginY - len(appendUvarint(nil, uint64(b))) - a
+	return s[beginX : beginX+a], s[beginY : beginY+b], s[beginZ:]
 }
 
 // head reads up to the time of writing, and returns how many ids there are.
@@ -148,23 +163,56 @@ func chunkHeader(b []byte) (lane Lane, kind Kind, n int, at int64, err error) {
 }
 
 // decodeChunk reads the chunk whose first notice has seq first.
-func decodeChunk(first uint64, b []byte) (chunk, error) {
-	c := chunk{first: first}
+func decodeChunk(first uint64, b []byte) (c chunk, err error) {
+	err = c.decode(first, b, nil)
+	return c, err
+}
+
+// decode is decodeChunk, with room for ids.
+func (c *chunk) decode(first uint64, b []byte, room []ID) error {
+	*c = chunk{first: first}
 	r := chunkReader{b: b}
-	n := r.head(&c)
+	n := r.head(c)
 	c.cause = ID(r.uvarint(idLimit - 1))
 	c.causeSeq = r.uvarint(math.MaxUint64)
 	c.causeAt = c.at + r.varint()
-	c.causeID, c.version, c.hash = r.text(), r.text(), r.text()
+	c.causeID, c.version, c.hash = r.threeTexts()
 	if r.marked {
 		c.marks = r.marks(n)
 	}
 	if r.bad || n > len(r.b) {
-		return chunk{}, malformed("chunk", "bad header")
+		*c = chunk{}
+		return malformed("chunk", "bad header")
+	}
+	if n > cap(room) {
+		room = make([]ID, 0, n)
 	}
 	var err error
-	if c.ids, err = decodeIDs(r.b, n, 1, idLimit, make([]ID, 0, n)); err != nil {
-		return chunk{}, err
+	if c.ids, err = decodeIDs(r.b, n, 1, idLimit, room[:0:n]); err != nil {
+		*c = chunk{}
 	}
-	return c, nil
+	return err
+}
+
+// chunkArena decodes chunks that go all at once, with few allocations.
+type chunkArena struct {
+	chunks []chunk
+	ids    []ID
+}
+
+// decode reads the chunk whose first notice has seq first.
+func (a *chunkArena) decode(first uint64, b []byte) (*chunk, error) {
+	if len(a.chunks) == cap(a.chunks) {
+		a.chunks = make([]chunk, 0, min(max(8, 2*cap(a.chunks)), 256))
+	}
+	if len(a.ids) == cap(a.ids) {
+		a.ids = make([]ID, 0, min(max(8, 2*cap(a.ids)), 256))
+	}
+	a.chunks = append(a.chunks, chunk{})
+	c := &a.chunks[len(a.chunks)-1]
+	err := c.decode(first, b, a.ids[len(a.ids):])
+	if n := len(a.ids) + len(c.ids); n <= cap(a.ids) {
+		a.ids = a.ids[:n]
+	}
+	return c, err
 }

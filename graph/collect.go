@@ -73,7 +73,7 @@ func (t *txn) collectOne(id ID, since int64) {
 	t.s.rows.Remove(id)
 	t.s.degrees.Remove(id)
 	t.s.ids.Remove(uri)
-	t.s.names.Remove(id)
+	t.relabelled = append(t.relabelled, id)
 	t.s.free = append(t.s.free, id)
 	t.s.collects.Add(1)
 	t.s.col.counts[Stub]--

@@ -133,9 +133,6 @@ func (t *txn) coldDependents(dst ID) []uint64 {
 
 // setBuckets replaces the grouping keys of r and keeps their blocks true.
 func (t *txn) setBuckets(r *row, names []string) {
-	if slices.Equal(r.buckets, names) {
-		return
-	}
 	group := func(name string, add bool) {
 		t.buf = appendPostingOps(t.buf[:0], []postingOp{{id: uint64(r.id & (1<<bucketShift - 1)), add: add}})
 		check(t.b.Merge(groupKey(name, uint32(r.id>>bucketShift)), t.buf, nil))

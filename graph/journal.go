@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"math"
 	"sort"
 	"sync"
 	"sync/atomic"
@@ -113,24 +114,15 @@ func (s *Store) ReadFrom(ctx context.Context, c Cursor, limit int) ([]Notice, Cu
 			return nil, c, err
 		}
 		chunks, newest, wake, ok := s.journal.after(c.Seq)
-		if !ok {
+		if !ok || len(chunks) > 0 {
+			g := gathering{s: s, p: &everything, limit: max(limit, 1), left: math.MaxInt, reached: c.Seq}
 			var err error
-			if chunks, err = s.stored(c.Seq, newest, limit); err != nil {
-				return nil, c, err
+			if ok {
+				g.fromTail(chunks)
+			} else {
+				err = g.fromStore(newest)
 			}
-			if len(chunks) == 0 { // trimmed while we looked
-				return nil, c, &ResetError{Reason: "trimmed", Oldest: Cursor{s.epoch, newest}, Newest: Cursor{s.epoch, newest}}
-			}
-		}
-		if len(chunks) > 0 {
-			if first := chunks[0].first; first > c.Seq+1 { // trimmed while we looked
-				return nil, c, &ResetError{Reason: "trimmed", Oldest: Cursor{s.epoch, first - 1}, Newest: Cursor{s.epoch, newest}}
-			}
-			notices, err := s.notices(chunks, c.Seq, limit)
-			if err != nil || len(notices) == 0 {
-				return nil, c, err
-			}
-			return notices, notices[len(notices)-1].Cursor, nil
+			return g.spelled(c, newest, err)
 		}
 		select {
 		case <-wake:
@@ -157,29 +149,6 @@ func (s *Store) servable(c Cursor) error {
 		return nil
 	}
 	return &ResetError{Reason: reason, Oldest: Cursor{s.epoch, oldest}, Newest: Cursor{s.epoch, newest}}
-}
-
-// stored reads the chunks after seq up to newest from the store, with limit
-// notices or a few more.
-func (s *Store) stored(seq, newest uint64, limit int) ([]chunk, error) {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{spaceJournal}, UpperBound: seqKey(spaceJournal, newest+1)})
-	if err != nil {
-		return nil, err
-	}
-	var chunks []chunk
-	n := 0
-	for ok := seekChunk(it, seq); ok && n < limit; ok = it.Next() {
-		c, err := decodeChunk(binary.BigEndian.Uint64(it.Key()[1:]), it.Value())
-		if err != nil {
-			return nil, errors.Join(err, it.Close())
-		}
-		if c.last() <= seq {
-			continue
-		}
-		n += int(c.last() - max(seq, c.first-1))
-		chunks = append(chunks, c)
-	}
-	return chunks, errors.Join(it.Error(), it.Close())
 }
 
 func timeOf(us int64) time.Time {

@@ -256,7 +256,9 @@ func (s *Store) step(now int64, reqs []*request, work func(t *txn)) (f flight, e
 	if t.b.Empty() { // what was asked for needed no write: it is durable with what came before
 		check(t.b.LogData(nil, nil))
 	}
-	return f, s.db.ApplyNoSyncWait(t.b, pebble.Sync)
+	err = s.db.ApplyNoSyncWait(t.b, pebble.Sync)
+	s.spelling.forget(t.relabelled...)
+	return f, err
 }
 
 // stepSync is step and its landing in one, for use without the loop.

@@ -276,15 +276,32 @@ func (d *decoder) uvarint() uint64 {
 	return v
 }
 
-func (d *decoder) text() string {
+func (d *decoder) text() string { return string(d.bytes()) }
+
+// bytes is a text that is the decoder's still.
+func (d *decoder) bytes() []byte {
 	n := d.uvarint()
 	if n > uint64(len(d.b)) {
 		d.b, d.bad = nil, true
-		return ""
+		return nil
 	}
-	s := string(d.b[:n])
+	s := d.b[:n]
 	d.b = d.b[n:]
 	return s
+}
+
+// same reports whether the list of texts to come is l; if not, it has passed a
+// part of it.
+func (d *decoder) same(l []string) bool {
+	if d.count() != len(l) {
+		return false
+	}
+	for _, s := range l {
+		if string(d.bytes()) != s {
+			return false
+		}
+	}
+	return true
 }
 
 // count reads the length of a list whose items take a byte or more each.

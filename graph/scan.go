@@ -43,21 +43,11 @@ func (s *Store) Scan(p *Pick, c Cursor, limit int) ([]Notice, Cursor, error) {
 	default:
 		err = g.fromStore(newest)
 	}
-	if cut := s.journal.cut.Load(); cut > c.Seq { // trimmed while we looked
-		return nil, c, &ResetError{Reason: "trimmed", Oldest: Cursor{s.epoch, min(cut, newest)}, Newest: Cursor{s.epoch, newest}}
-	}
-	if err != nil {
-		return nil, c, err
-	}
-	out, err := s.spell(g.picked)
-	if err != nil {
-		return nil, c, err
-	}
-	if p.chooses() {
-		out = slices.DeleteFunc(out, func(n Notice) bool { return !p.passes(&n) })
-	}
-	return out, Cursor{s.epoch, g.reached}, nil
+	return g.spelled(c, newest, err)
 }
+
+// everything is the zero Pick.
+var everything Pick
 
 // gathering is what one call of Scan has found so far, not yet spelled out.
 type gathering struct {
@@ -69,6 +59,28 @@ type gathering struct {
 	picked  []selection
 	found   int // notices in picked
 	scratch []uint16
+	gap     uint64 // the store has nothing up to it, and should
+	arena   chunkArena
+}
+
+// spelled ends the call that began after c.
+func (g *gathering) spelled(c Cursor, newest uint64, err error) ([]Notice, Cursor, error) {
+	s := g.s
+	if cut := max(g.gap, s.journal.cut.Load()); cut > c.Seq { // trimmed while we looked
+		newest = max(newest, cut)
+		return nil, c, &ResetError{Reason: "trimmed", Oldest: Cursor{s.epoch, cut}, Newest: Cursor{s.epoch, newest}}
+	}
+	if err != nil {
+		return nil, c, err
+	}
+	out, err := s.spell(g.picked)
+	if err != nil {
+		return nil, c, err
+	}
+	if g.p.chooses() {
+		out = slices.DeleteFunc(out, func(n Notice) bool { return !g.p.passes(&n) })
+	}
+	return out, Cursor{s.epoch, g.reached}, nil
 }
 
 // full reports whether the call ends here.
@@ -109,7 +121,15 @@ func (g *gathering) fromStore(newest uint64) error {
 	if err != nil {
 		return err
 	}
-	for ok := seekChunk(it, g.reached); ok && !g.full(); ok = it.Next() {
+	ok := seekChunk(it, g.reached)
+	switch {
+	case !ok:
+		g.gap = newest
+	case parseSeq(it.Key()[1:]) > g.reached+1:
+		g.gap = parseSeq(it.Key()[1:]) - 1
+		return it.Close()
+	}
+	for ; ok && !g.full(); ok = it.Next() {
 		if err := g.read(it.Key(), it.Value()); err != nil {
 			return errors.Join(err, it.Close())
 		}
@@ -140,12 +160,11 @@ func (g *gathering) read(key, value []byte) error {
 		g.reached = end
 		return nil
 	}
-	c, err := decodeChunk(first, value)
-	if err != nil {
-		return err
+	c, err := g.arena.decode(first, value)
+	if err == nil {
+		g.take(c)
 	}
-	g.take(&c)
-	return nil
+	return err
 }
 
 // fromIndex reads the chunks that have notices marked for the lists of p.

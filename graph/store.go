@@ -75,7 +75,6 @@ type Store struct {
 	log     *slog.Logger
 	journal journal
 	ids     *lru.Cache[string, ID]
-	names   *lru.Cache[ID, string]
 	queue   chan *request
 	stopped chan struct{} // closed when Run returns
 	stop    sync.Once
@@ -106,6 +105,8 @@ type Store struct {
 	// How often ids were given back and given. They move before a commit is
 	// seen; to be sure of what was looked up, read them under mu and before.
 	collects, interned atomic.Uint64
+
+	spelling spelling
 }
 
 // Open opens the store in dir, making it if it is not there. Nothing runs until
@@ -148,7 +149,6 @@ func newStore(o Options) *Store {
 		s.inline = max(o.inline, 0)
 	}
 	s.ids, _ = lru.New[string, ID](cachedIDs)
-	s.names, _ = lru.New[ID, string](cachedIDs)
 	s.rows, _ = simplelru.NewLRU[ID, *row](cachedRows, nil)
 	s.degrees, _ = simplelru.NewLRU[ID, int](cachedDegrees, nil)
 	s.journal.limit, s.journal.wake = o.TailBytes, make(chan struct{})
@@ -464,20 +464,6 @@ func (s *Store) lookup(uri string) (ID, bool, error) {
 	}
 	s.ids.Add(uri, id)
 	return id, true, nil
-}
-
-// nameOf returns the URI of id.
-func (s *Store) nameOf(id ID) (string, error) {
-	if uri, ok := s.names.Get(id); ok {
-		return uri, nil
-	}
-	v, closer, err := s.db.Get(idKey(spaceName, id))
-	if err != nil {
-		return "", fmt.Errorf("name of resource %d: %w", id, err)
-	}
-	uri := string(v)
-	s.names.Add(id, uri)
-	return uri, closer.Close()
 }
 
 // readRow reads what is remembered of id; nothing is an empty row.

@@ -29,7 +29,9 @@ type txn struct {
 	fresh    []*job  // begun in this request
 	unneeded []ID    // of a collected type, and nobody depends on them any more
 	trimmed  uint64  // the journal up to it was dropped
-	buf      []byte
+	// Whose type or buckets are others now.
+	relabelled []ID
+	buf        []byte
 
 	// Who among the resources from … to may depend on something unsettled, as of
 	// a generation of the column's inner set; nil when that is not known.
@@ -161,6 +163,7 @@ func (t *txn) intern(uri string) ID {
 	t.s.col.counts[Stub]++
 	if strings.HasPrefix(uri, "ticker:") {
 		t.edit(id).typ = typeTicker
+		t.relabelled = append(t.relabelled, id)
 	}
 	return id
 }
