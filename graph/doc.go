@@ -36,6 +36,7 @@
 //	C m list id>>16  → members of a list
 //	C r id list      → the same by resource
 //	C p list seq     → a journal chunk that has notices marked for the list
+//	C b seq>>12      → summary of a block of the journal: what may stand in it
 //	C x list         → a dropped list whose members are yet to be forgotten
 //
 // Lists are chosen by the caller, 4 bytes. A notice is marked with those that

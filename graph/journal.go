@@ -226,6 +226,9 @@ func (t *txn) trim() {
 	}
 	s.journal.cut.Store(cut)
 	check(t.b.DeleteRange(seqKey(spaceJournal, 0), seqKey(spaceJournal, cut+1), nil))
+	if block := (cut + 1) >> blockShift; block > (oldest+1)>>blockShift {
+		check(t.b.DeleteRange(blockKey(0), blockKey(block), nil))
+	}
 	check(t.b.Set(metaKey(metaOldest), binary.BigEndian.AppendUint64(nil, cut), nil))
 	t.trimmed = cut
 }

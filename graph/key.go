@@ -33,6 +33,7 @@ const (
 	listOf      = 'r'
 	listMarked  = 'p'
 	listDropped = 'x'
+	listBlock   = 'b' // of the journal, for all lists
 )
 
 // idSize is the width of an id in keys: 2^40 resources, big-endian so that
@@ -104,6 +105,11 @@ func listedKey(id ID, list ListID) []byte {
 // markedKey says that the journal chunk at seq has notices marked for a list.
 func markedKey(list ListID, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(listKey(listMarked, list), seq)
+}
+
+// blockKey is the summary of the journal's positions seq>>12.
+func blockKey(block uint64) []byte {
+	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 10), spaceList, listBlock), block)
 }
 
 func metaKey(name string) []byte { return append([]byte{spaceMeta}, name...) }

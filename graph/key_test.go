@@ -26,6 +26,7 @@ func TestKeysAreWrittenAsOthersReadThem(t *testing.T) {
 		{"members", membersKey(0x01020304, 0x050607)},
 		{"on a list", listedKey(0x0102030405, 0x06070809)},
 		{"marked", markedKey(0x01020304, 0x0506070809)},
+		{"block", blockKey(0x0102030405060708)},
 		{"dropped", listKey(listDropped, 0x01020304)},
 		{"orphan", orphanKey(0x0102030405060708, 5)},
 		{"free", idKey(spaceFree, 5)},

@@ -206,6 +206,9 @@ func (m *listModel) pick() *Pick {
 		p.Lists = append(p.Lists, m.live[m.rng.IntN(len(m.live))])
 	}
 	if m.rng.IntN(3) == 0 {
+		p.Keys = [][]Key{{HostKey("wiki.example")}}
+	}
+	if m.rng.IntN(3) == 0 {
 		for _, name := range m.some(m.names, 1)[:1] {
 			p.URIs = append(p.URIs, named(name), named("nobody heard of "+name))
 		}

@@ -15,7 +15,8 @@ type Pick struct {
 	Lists []ListID
 	URIs  []string
 	// Keys are groups: a block of the journal is skipped unless for each group one of
-	// its keys stands in it.
+	// its keys stands in it. Types and buckets of a block are those that its resources
+	// had when it was first read for keys.
 	Keys [][]Key
 
 	ready   bool
@@ -25,6 +26,8 @@ type Pick struct {
 	unknown []string // those of URIs that had no id …
 	// … when so many ids had been given, and given back.
 	interned, collects uint64
+
+	sums *summing // the block that is being read, if it has no summary
 }
 
 // chooses reports whether p asks which resource a notice is of.

@@ -31,7 +31,7 @@ func (s *Store) Scan(p *Pick, c Cursor, limit int) ([]Notice, Cursor, error) {
 	if p == nil {
 		p = &Pick{}
 	}
-	g := gathering{s: s, p: p, limit: clampLimit(limit), reached: c.Seq, left: maxScan}
+	g := gathering{s: s, p: p, limit: clampLimit(limit), reached: c.Seq, left: maxScan, block: math.MaxUint64}
 	chunks, newest, _, ok := s.journal.after(c.Seq)
 	err := s.resolve(p)
 	switch {
@@ -59,7 +59,12 @@ type gathering struct {
 	picked  []selection
 	found   int // notices in picked
 	scratch []uint16
-	gap     uint64 // the store has nothing up to it, and should
+	ids     []ID        // of the chunk looked at last
+	gap     uint64      // the store has nothing up to it, and should
+	block   uint64      // that was entered last …
+	summing bool        // … and is to be summed up
+	passed  []selection // what its summary needs beside picked
+	skipped int         // blocks
 	arena   chunkArena
 }
 
@@ -77,6 +82,15 @@ func (g *gathering) spelled(c Cursor, newest uint64, err error) ([]Notice, Curso
 	if err != nil {
 		return nil, c, err
 	}
+	if g.p.sums != nil {
+		passed, err := s.spell(g.passed)
+		if err == nil {
+			err = g.sumUp(out, passed)
+		}
+		if err != nil {
+			return nil, c, err
+		}
+	}
 	if g.p.chooses() {
 		out = slices.DeleteFunc(out, func(n Notice) bool { return !g.p.passes(&n) })
 	}
@@ -84,7 +98,7 @@ func (g *gathering) spelled(c Cursor, newest uint64, err error) ([]Notice, Curso
 }
 
 // full reports whether the call ends here.
-func (g *gathering) full() bool { return g.found >= g.limit || g.left <= 0 }
+func (g *gathering) full() bool { return g.found >= g.limit || g.left <= 0 || g.skipped >= maxSkipped }
 
 // take takes from c what p lets through after what was reached.
 func (g *gathering) take(c *chunk) {
@@ -121,20 +135,41 @@ func (g *gathering) fromStore(newest uint64) error {
 	if err != nil {
 		return err
 	}
-	ok := seekChunk(it, g.reached)
-	switch {
-	case !ok:
-		g.gap = newest
-	case parseSeq(it.Key()[1:]) > g.reached+1:
-		g.gap = parseSeq(it.Key()[1:]) - 1
-		return it.Close()
-	}
-	for ; ok && !g.full(); ok = it.Next() {
+	there := false // the iterator stands at the chunk to be read next
+	for g.reached < newest && !g.full() {
+		if len(g.p.Keys) > 0 {
+			passed, err := g.enter(newest)
+			if err != nil {
+				return errors.Join(err, it.Close())
+			}
+			if passed {
+				there = false
+				continue
+			}
+		}
+		if !there && !g.seek(it, newest) {
+			break
+		}
 		if err := g.read(it.Key(), it.Value()); err != nil {
 			return errors.Join(err, it.Close())
 		}
+		there = it.Next()
 	}
 	return errors.Join(it.Error(), it.Close())
+}
+
+// seek moves an iterator over the journal to the chunk to be read next. What is
+// not there was trimmed.
+func (g *gathering) seek(it *pebble.Iterator, newest uint64) bool {
+	if !seekChunk(it, g.reached) {
+		g.gap = newest
+		return false
+	}
+	if first := parseSeq(it.Key()[1:]); first > g.reached+1 {
+		g.gap = first - 1
+		return false
+	}
+	return true
 }
 
 // seekChunk moves an iterator over the journal to the chunk that holds seq+1,
@@ -155,7 +190,20 @@ func (g *gathering) read(key, value []byte) error {
 	if end <= g.reached {
 		return nil
 	}
-	if !g.p.wants(kind, lane) {
+	wanted := g.p.wants(kind, lane)
+	if wanted && g.p.chooses() {
+		if wanted, err = g.mayChoose(value); err != nil {
+			return err
+		}
+	}
+	if !wanted {
+		if g.summing {
+			c, err := g.arena.decode(first, value)
+			if err != nil {
+				return err
+			}
+			g.passed = append(g.passed, selection{c: c, from: int(max(first, g.reached+1) - first), to: n})
+		}
 		g.left -= int(end - g.reached)
 		g.reached = end
 		return nil
@@ -165,6 +213,39 @@ func (g *gathering) read(key, value []byte) error {
 		g.take(c)
 	}
 	return err
+}
+
+// mayChoose reports whether some of a chunk may pass, without copying anything of
+// it. Of one that is marked take finds out.
+func (g *gathering) mayChoose(value []byte) (bool, error) {
+	var c chunk
+	r := chunkReader{b: value}
+	n := r.head(&c)
+	if r.marked || r.bad {
+		return true, nil
+	}
+	if len(g.p.ids) == 0 {
+		return false, nil
+	}
+	for range 3 { // cause, its position, its time
+		r.uvarint(math.MaxUint64)
+	}
+	for range 3 {
+		r.text()
+	}
+	if r.bad {
+		return true, nil
+	}
+	var err error
+	if g.ids, err = decodeIDs(r.b, n, 1, idLimit, g.ids[:0]); err != nil {
+		return false, err
+	}
+	for _, id := range g.ids {
+		if _, ok := g.p.ids[id]; ok {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // fromIndex reads the chunks that have notices marked for the lists of p.

@@ -233,9 +233,10 @@ func listMany(b *testing.B, s *Store, n int) {
 // forgetSummaries drops the summaries of blocks from disk and memory.
 func (s *Store) forgetSummaries(b *testing.B) {
 	b.Helper()
-	if err := s.db.DeleteRange([]byte{spaceList, 'b'}, []byte{spaceList, 'b' + 1}, pebble.Sync); err != nil {
+	if err := s.db.DeleteRange([]byte{spaceList, listBlock}, []byte{spaceList, listBlock + 1}, pebble.Sync); err != nil {
 		b.Fatal(err)
 	}
+	s.summaries.Purge()
 }
 
 // forgetSpelling drops URIs and labels from memory.

@@ -106,7 +106,8 @@ type Store struct {
 	// seen; to be sure of what was looked up, read them under mu and before.
 	collects, interned atomic.Uint64
 
-	spelling spelling
+	spelling  spelling
+	summaries *lru.Cache[uint64, summary]
 }
 
 // Open opens the store in dir, making it if it is not there. Nothing runs until
@@ -149,6 +150,7 @@ func newStore(o Options) *Store {
 		s.inline = max(o.inline, 0)
 	}
 	s.ids, _ = lru.New[string, ID](cachedIDs)
+	s.summaries, _ = lru.New[uint64, summary](cachedSummaries)
 	s.rows, _ = simplelru.NewLRU[ID, *row](cachedRows, nil)
 	s.degrees, _ = simplelru.NewLRU[ID, int](cachedDegrees, nil)
 	s.journal.limit, s.journal.wake = o.TailBytes, make(chan struct{})
