@@ -86,7 +86,7 @@ func load(fsys fs.FS) (*tree, error) {
 			return err
 		case entry.IsDir() && (name == ".git" || ignored(name)):
 			return fs.SkipDir
-		case !entry.Type().IsRegular() || ignored(name):
+		case !entry.Type().IsRegular() || name == ".git" || ignored(name): // of a further work tree .git is a file
 			return nil
 		}
 		return t.read(fsys, name)
