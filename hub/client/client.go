@@ -2,8 +2,9 @@
 // what the hub knows, and follows the notices.
 //
 // It is for programs outside the hub as well as for the freshwire command, and
-// knows only the wire: it imports nothing of ours and no library. A [Client] is
-// safe for concurrent use and starts no goroutine that outlives a call.
+// knows only the wire: of ours it imports federation/follow, which keeps a stream
+// going. A [Client] is safe for concurrent use and starts no goroutine that
+// outlives a call.
 //
 //	hub, err := client.New("http://127.0.0.1:8420", client.Options{})
 //	result, err := hub.Update(ctx, client.Update{URI: "https://en.example.org/wiki/Berlin", Version: "1182"})
@@ -22,6 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -72,7 +74,6 @@ func (c *Client) URL() string { return c.base }
 const (
 	typeJSON   = "application/json"
 	typeNDJSON = "application/x-ndjson"
-	typeSSE    = "text/event-stream"
 )
 
 // request makes a request for path, which begins with a slash, with a body of
@@ -93,11 +94,17 @@ func (c *Client) request(ctx context.Context, method, path string, q url.Values,
 	if body != nil {
 		req.Header.Set("Content-Type", media)
 	}
-	if c.bearer != "" {
-		req.Header.Set("Authorization", "Bearer "+c.bearer)
-	}
-	req.Header.Set("User-Agent", c.agent)
+	maps.Copy(req.Header, c.header())
 	return req, nil
+}
+
+// header is what each request carries, whatever it asks.
+func (c *Client) header() http.Header {
+	h := http.Header{"User-Agent": {c.agent}}
+	if c.bearer != "" {
+		h.Set("Authorization", "Bearer "+c.bearer)
+	}
+	return h
 }
 
 // do sends req and decodes the answer into out. An answer other than 2xx is a

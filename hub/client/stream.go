@@ -5,37 +5,33 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"iter"
-	"math/rand/v2"
-	"mime"
-	"net/http"
 	"net/url"
+	"strconv"
+	"strings"
 	"time"
-)
 
-const (
-	// minReconnect is the wait before the first reconnection if the hub does not
-	// ask for another: a hub that restarts is away for about so long.
-	minReconnect = time.Second
-	// maxReconnect caps the doubling of that wait.
-	maxReconnect = 30 * time.Second
-	// silence is how long a stream may be silent before it counts as dead. A hub
-	// sends a comment every 18 s at the latest; three may be lost.
-	silence = time.Minute
+	"github.com/freshwire/freshwire/federation/follow"
 )
 
 // StreamOptions says which notices to stream, and from where. The zero value
 // streams all notices from now on.
 type StreamOptions struct {
 	Filter Filter
-	After  string    // a cursor: strictly what comes after it
-	Since  time.Time // what was written at or after it; After goes before it
+	// Channel names a filter that the hub keeps. It stands alone: a hub refuses
+	// a channel together with a filter.
+	Channel string
+	After   string    // a cursor: strictly what comes after it
+	Since   time.Time // what was written at or after it; After goes before it
 	// Until is a cursor, not before the place to begin: the iteration ends when
-	// it is reached. "" means never.
+	// it is reached. "" means never. Of a channel that is seen with its next
+	// notice, or within 18 s.
 	Until string
 	// Linger is how long the hub may hold notices back to send them together.
 	Linger time.Duration
+	// Moved is called with each cursor up to which the loop has handled all that
+	// it asked for: those of the notices, and those the hub passes without one.
+	Moved func(cursor string)
 }
 
 // Stream iterates over the notices of the hub as they are written.
@@ -48,187 +44,108 @@ type StreamOptions struct {
 // that means). It ends without an error when ctx ends or Until is reached.
 func (c *Client) Stream(ctx context.Context, o StreamOptions) iter.Seq2[Notice, error] {
 	return func(yield func(Notice, error) bool) {
-		s := stream{client: c, options: o, after: o.After}
-		for {
-			err := s.connect(ctx, yield)
+		if o.Until != "" && o.After == o.Until {
+			return
+		}
+		ctx, end := context.WithCancel(ctx)
+		defer end()
+		target := c.base + "/v1/stream"
+		if q := o.query(); len(q) > 0 {
+			target += "?" + q.Encode()
+		}
+		events := follow.Stream(ctx, target, follow.Options{HTTP: c.http, Header: c.header(), LastEventID: o.After,
+			Moved: func(cursor string) {
+				if o.Moved != nil {
+					o.Moved(cursor)
+				}
+				if o.reached(cursor) {
+					end()
+				}
+			}})
+		for e, err := range events {
+			var n *Notice
+			if err == nil {
+				n, err = decode(e)
+			}
 			switch {
-			case errors.Is(err, errStopped) || ctx.Err() != nil:
+			case err != nil:
+				yield(Notice{}, hubError(err))
 				return
-			case !s.retryable(err):
-				yield(Notice{}, err)
+			case n == nil:
+			case o.Channel != "" && o.Until != "" && past(n.Token, o.Until):
+				return
+			case o.wants(n) && !yield(*n, nil):
 				return
 			}
-			if !pause(ctx, s.wait(err)) {
-				return
-			}
 		}
 	}
 }
 
-// errStopped reports that the caller left the loop, or has all it asked for.
-var errStopped = errors.New("stopped by the reader")
-
-// A stream is where a reader stands between two connections.
-type stream struct {
-	client  *Client
-	options StreamOptions
-	after   string        // the last cursor heard
-	opened  bool          // a connection was made once
-	fails   int           // connections in a row that brought nothing
-	retry   time.Duration // what the hub asked for
-}
-
-// retryable is the one place that tells a passing fault from a final one. err
-// is nil when the hub closed the stream in good order.
-func (s *stream) retryable(err error) bool {
-	var p *Problem
-	var r *Reset
-	switch {
-	case !s.opened || errors.As(err, &r) || errors.Is(err, ErrNotHub):
-		return false
-	case errors.As(err, &p):
-		return p.Status == http.StatusTooManyRequests || p.Status >= 500
-	}
-	return true
-}
-
-// wait is how long to wait before the next connection. The jitter is drawn after
-// the cap, so that readers who lost their hub together do not return together.
-func (s *stream) wait(err error) time.Duration {
-	var p *Problem
-	if errors.As(err, &p) && p.RetryAfter > 0 {
-		return p.RetryAfter + rand.N(p.RetryAfter)
-	}
-	least := minReconnect
-	if s.retry > 0 {
-		least = s.retry
-	}
-	return least + rand.N(max(least, min(maxReconnect, least<<min(s.fails, 10))))
-}
-
-// pause waits for d and reports false when ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return false
-	case <-t.C:
-		return true
-	}
-}
-
-// connect makes one connection and yields its notices until it ends.
-func (s *stream) connect(ctx context.Context, yield func(Notice, error) bool) error {
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	watchdog := time.AfterFunc(silence, func() { cancel(fmt.Errorf("silent for %v", silence)) })
-	defer watchdog.Stop()
-	s.fails++
-
-	resp, err := s.open(ctx)
-	if err != nil {
-		return because(ctx, err)
-	}
-	defer resp.Body.Close()
-	s.opened = true
-	since := time.Now()
-	events := newEventReader(resp.Body, func() { watchdog.Reset(silence) })
-	for {
-		e, err := events.next()
-		watchdog.Stop() // the reader may take its time; only the hub may not
-		if events.retry > 0 {
-			s.retry = events.retry
-		}
-		if time.Since(since) > silence {
-			s.fails = 0 // not a hub that closes every connection at once
-		}
-		if errors.Is(err, io.EOF) {
-			return nil
-		} else if err != nil {
-			return because(ctx, err)
-		}
-		if err := s.take(e, yield); err != nil {
-			return err
-		}
-		watchdog.Reset(silence)
-	}
-}
-
-// because returns why ctx ended, if that is what lies behind err.
-func because(ctx context.Context, err error) error {
-	if cause := context.Cause(ctx); cause != nil {
-		return cause
-	}
-	return err
-}
-
-// open asks for the stream and returns the answer of a hub that grants it.
-func (s *stream) open(ctx context.Context) (*http.Response, error) {
-	req, err := s.client.request(ctx, http.MethodGet, "/v1/stream", s.options.query(s.after), "", nil)
-	if err != nil {
-		return nil, err
-	}
-	req.Header.Set("Accept", typeSSE)
-	req.Header.Set("Cache-Control", "no-store")
-	if s.after != "" {
-		req.Header.Set("Last-Event-ID", s.after)
-	}
-	resp, err := s.client.http.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	if resp.StatusCode != http.StatusOK {
-		defer resp.Body.Close()
-		return nil, readProblem(resp)
-	}
-	if media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type")); media != typeSSE {
-		resp.Body.Close()
-		return nil, fmt.Errorf("%w: %q instead of %s", ErrNotHub, media, typeSSE)
-	}
-	return resp, nil
-}
-
-// take yields what e says. The position moves only after the caller had it.
-func (s *stream) take(e event, yield func(Notice, error) bool) error {
-	switch e.name {
-	case "reset":
-		r := new(Reset)
-		if err := json.Unmarshal(e.data, r); err != nil {
-			return fmt.Errorf("%w: reset: %w", ErrNotHub, err)
-		}
-		return r
-	case KindChanged, KindRefresh:
-		var n Notice
-		if err := json.Unmarshal(e.data, &n); err != nil {
-			return fmt.Errorf("%w: notice: %w", ErrNotHub, err)
-		}
-		s.fails = 0
-		if s.options.wants(&n) && !yield(n, nil) {
-			return errStopped
-		}
-	}
-	if s.after = e.id; s.after != "" && s.after == s.options.Until {
-		return errStopped
-	}
-	return nil
-}
-
-// wants reports whether n is to be yielded. A filter that the hub applies would
-// hide whether Until is reached: then it is applied here.
-func (o *StreamOptions) wants(n *Notice) bool { return o.Until == "" || o.Filter.Match(n) }
-
-// query names what to stream. A start time counts only until a cursor is known.
-func (o *StreamOptions) query(after string) url.Values {
+// query names what to stream. The hub lets a cursor go before a start time.
+func (o *StreamOptions) query() url.Values {
 	q := url.Values{}
-	if o.Until == "" {
+	if o.Until == "" || o.Channel != "" {
 		o.Filter.query(q)
 	}
-	if !o.Since.IsZero() && after == "" {
+	if o.Channel != "" {
+		q.Set("channel", o.Channel)
+	}
+	if !o.Since.IsZero() && o.After == "" {
 		q.Set("since", o.Since.UTC().Format(time.RFC3339Nano))
 	}
 	if o.Linger > 0 {
 		q.Set("linger", o.Linger.String())
 	}
 	return q
+}
+
+// wants reports whether n is to be yielded. A filter that the hub applies would
+// hide whether Until is reached: then it is applied here.
+func (o *StreamOptions) wants(n *Notice) bool { return o.Until == "" || o.Filter.Match(n) }
+
+// reached reports whether nothing more is asked for after cursor. What a channel
+// leaves out is not known here, Until among it.
+func (o *StreamOptions) reached(cursor string) bool {
+	return o.Until != "" && (cursor == o.Until || o.Channel != "" && past(cursor, o.Until))
+}
+
+// past reports whether cursor lies after other in the same journal.
+func past(cursor, other string) bool {
+	epoch, text, _ := strings.Cut(cursor, ".")
+	otherEpoch, otherText, _ := strings.Cut(other, ".")
+	seq, err := strconv.ParseUint(text, 10, 64)
+	otherSeq, otherErr := strconv.ParseUint(otherText, 10, 64)
+	return epoch == otherEpoch && err == nil && otherErr == nil && seq > otherSeq
+}
+
+// decode returns the notice that e is, nil if it is none, or a *Reset.
+func decode(e follow.Event) (*Notice, error) {
+	switch e.Name {
+	case "reset":
+		r := new(Reset)
+		if err := json.Unmarshal(e.Data, r); err != nil {
+			return nil, fmt.Errorf("%w: reset: %w", ErrNotHub, err)
+		}
+		return nil, r
+	case KindChanged, KindRefresh:
+		n := new(Notice)
+		if err := json.Unmarshal(e.Data, n); err != nil {
+			return nil, fmt.Errorf("%w: notice: %w", ErrNotHub, err)
+		}
+		return n, nil
+	}
+	return nil, nil
+}
+
+// hubError says in the words of this package why a stream ended.
+func hubError(err error) error {
+	var refused *follow.Refusal
+	var other *follow.NotStream
+	switch {
+	case errors.As(err, &refused):
+		return readProblem(refused.Response)
+	case errors.As(err, &other), errors.Is(err, follow.ErrTooLong):
+		return fmt.Errorf("%w: %w", ErrNotHub, err)
+	}
+	return err
 }

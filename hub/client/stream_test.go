@@ -237,6 +237,94 @@ func TestAStreamEndsWhereItWasToldTo(t *testing.T) {
 	})
 }
 
+func TestAnEventWithoutEndIsNotFromAHub(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &scriptedHub{t: t, connections: []connection{{body: frame(1, "changed", "a") + "data: " + strings.Repeat("x", 2<<20)}}}
+		c, err := client.New("http://hub.example", client.Options{HTTP: &http.Client{Transport: h}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, err = range c.Stream(t.Context(), client.StreamOptions{}) {
+		}
+		if !errors.Is(err, client.ErrNotHub) {
+			t.Errorf("got %v, want ErrNotHub: asking again would bring the same event", err)
+		}
+	})
+}
+
+func TestAChannelIsAskedForByName(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := client.StreamOptions{Channel: "cdn", Filter: client.Filter{Types: []string{"html"}}}
+		refused := &scriptedHub{connections: []connection{{status: 400}}}
+		check(t, "items", follow(t, refused, o, 0), []string{"error: Bad Request"})
+		check(t, "requests", refused.asked, []string{"channel=cdn&type=html | "})
+
+		h := &scriptedHub{connections: []connection{{body: frame(7, "changed", "a"), hang: true}}}
+		check(t, "notices", follow(t, h, client.StreamOptions{Channel: "cdn", Since: time.Unix(0, 0)}, 1), []string{"changed a e.7"})
+		check(t, "requests", h.asked, []string{"channel=cdn&since=1970-01-01T00%3A00%3A00Z | "})
+	})
+}
+
+// The hub does not tell of notices that are not of the channel, and one of them
+// may be where to end.
+func TestAChannelEndsWhereItWasToldToOrAfter(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := client.StreamOptions{Channel: "cdn", Until: "e.10"}
+		for name, end := range map[string]string{"at a position": "id: e.10\n\n", "after it": "id: e.11\n\n",
+			"at a notice after it": frame(12, "changed", "b")} {
+			h := &scriptedHub{connections: []connection{{body: frame(9, "changed", "a") + end, hang: true}}}
+			check(t, "notices, ended "+name, follow(t, h, o, 0), []string{"changed a e.9"})
+		}
+		h := &scriptedHub{connections: []connection{{body: "id: f.11\n\n" + frame(9, "changed", "a") + "id: e.10\n\n", hang: true}}}
+		check(t, "notices after a position of another journal", follow(t, h, o, 0), []string{"changed a e.9"})
+	})
+}
+
+func TestNothingIsAskedForWhereNothingIsWanted(t *testing.T) {
+	check(t, "items", follow(t, &scriptedHub{}, client.StreamOptions{After: "e.3", Until: "e.3"}, 0), nil)
+}
+
+func TestTheCallerHearsOfEachPositionAfterItsNotice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &scriptedHub{t: t, connections: []connection{{body: "id: e.1\n\n" + frame(2, "changed", "a") + "id: e.4\n\n" + frame(5, "changed", "b"), hang: true}}}
+		c, err := client.New("http://hub.example", client.Options{HTTP: &http.Client{Transport: h}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var course []string
+		o := client.StreamOptions{Until: "e.5", Moved: func(cursor string) { course = append(course, "moved "+cursor) }}
+		for n := range c.Stream(t.Context(), o) {
+			course = append(course, n.URI)
+		}
+		check(t, "course", course, []string{"moved e.1", "a", "moved e.2", "moved e.4", "b", "moved e.5"})
+	})
+}
+
+func TestAStreamCarriesWhatEachRequestDoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var got http.Header
+		h := roundTrip(func(r *http.Request) (*http.Response, error) {
+			got = r.Header
+			return nil, errors.New("enough")
+		})
+		c, err := client.New("http://hub.example", client.Options{HTTP: &http.Client{Transport: h}, Bearer: "secret", Agent: "test"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range c.Stream(t.Context(), client.StreamOptions{}) {
+		}
+		for name, want := range map[string]string{"Authorization": "Bearer secret", "User-Agent": "test", "Accept": "text/event-stream"} {
+			if got.Get(name) != want {
+				t.Errorf("%s is %q, want %q", name, got.Get(name), want)
+			}
+		}
+	})
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 func TestAStreamEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &scriptedHub{t: t, connections: []connection{{body: frame(1, "changed", "a"), hang: true}}}

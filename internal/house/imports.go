@@ -15,7 +15,7 @@ var may = map[string][]string{
 	"cmd/freshwire": {"hub", "hub/client", "hub/mediawiki"},
 	"hub": {"federation", "subscriptions", "digest", "graph", "graph/bulk",
 		"hub/client", "hub/mediawiki"},
-	"hub/client":        {},
+	"hub/client":        {"federation/follow"},
 	"hub/mediawiki":     {"hub/client"},
 	"federation":        {"federation/follow", "graph"},
 	"federation/follow": {},
