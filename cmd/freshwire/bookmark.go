@@ -70,11 +70,7 @@ func (b *bookmark) move(lines int, update []byte) error {
 	if err := os.MkdirAll(filepath.Dir(b.path), 0o700); err != nil {
 		return err
 	}
-	// Written beside and renamed: an interruption leaves the old place, not half of one.
-	if err := os.WriteFile(b.path+".new", text, 0o600); err != nil {
-		return err
-	}
-	return os.Rename(b.path+".new", b.path)
+	return replaceFile(b.path, text)
 }
 
 // forget begins anew.
