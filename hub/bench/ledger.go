@@ -51,12 +51,12 @@ func (l *ledger) take(t *track, seq uint64) {
 	case slices.Contains(t.odd, seq):
 		t.duplicated++
 	default:
-		t.odd = append(t.odd, seq)
-		if i < t.next {
+		if i < t.next || slices.ContainsFunc(t.odd, func(o uint64) bool { return o > seq }) {
 			t.reordered++
 		} else {
 			t.pass(i)
 		}
+		t.odd = append(t.odd, seq)
 	}
 }
 
