@@ -40,16 +40,26 @@ test: setup
 	$(call stage,tests,go run ./internal/house/slowest -limit 11m \
 		env CGO_ENABLED=$(if $(race),1,0) go test -json -vet=off $(race) -count=1 -timeout 8m ./...)
 
+# missing lists the Debian packages of what is not there.
+missing = { $(compiles) || echo gcc libc6-dev; command -v curl >/dev/null || echo curl; \
+	command -v chromium chromium-browser google-chrome >/dev/null || echo chromium; }
+
 # setup installs what the tests need, or says what they leave out without it.
 setup:
-	@$(compiles) && exit; \
+	@missing() $(missing); \
+	[ -z "$$(missing)" ] && exit; \
 	if [ -e /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then \
 		export DEBIAN_FRONTEND=noninteractive; \
-		apt-get -qq update && apt-get -qq install --no-install-recommends gcc libc6-dev </dev/null; \
+		apt-get -qq update && for package in $$(missing); do \
+			apt-get -qq install --no-install-recommends $$package </dev/null; \
+		done; \
 	fi; \
-	$(compiles) && exit; \
-	echo 'left out: the race detector; it needs a C compiler (Debian: apt install gcc libc6-dev)'; \
-	[ "$${CI:-}" != true ]
+	for package in $$(missing); do case $$package in \
+		gcc) echo 'left out: the race detector; it needs a C compiler (Debian: apt install gcc libc6-dev)' ;; \
+		curl) echo 'left out: reading a stream with curl; it needs curl (Debian: apt install curl)' ;; \
+		chromium) echo 'left out: reading a stream in a browser; it needs Chromium (Debian: apt install chromium)' ;; \
+	esac; done; \
+	[ -z "$$(missing)" ] || [ "$${CI:-}" != true ]
 
 bench:
 	go test -run '^$$' -bench . -benchmem -timeout 60m ./...

@@ -1,0 +1,526 @@
+package hub
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/hub/client"
+	"github.com/freshwire/freshwire/subscriptions"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 60 * time.Second
+
+// A lastingHub goes and comes again: each time on the same address, with the
+// same folder and with a clock that does not go back. Beside it runs the reader
+// of reference, which keeps the whole journal.
+type lastingHub struct {
+	t         testing.TB
+	cfg       Config
+	transport *http.Transport
+	client    *http.Client
+
+	mu      sync.Mutex
+	hub     *Hub          // nil while it is away
+	up      chan struct{} // closed when there is a hub
+	stopRun context.CancelFunc
+	ran     chan error
+	leave   func() // ends the reader of reference
+	journal reference
+}
+
+// startLasting runs a hub until the test ends.
+func startLasting(t testing.TB, change func(*Config)) *lastingHub {
+	t.Helper()
+	cfg := DefaultConfig()
+	cfg.Data, cfg.Cache = t.TempDir(), minCache
+	if change != nil {
+		change(&cfg)
+	}
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	l := &lastingHub{t: t, cfg: cfg, transport: transport, client: &http.Client{Transport: transport}, up: make(chan struct{})}
+	// While the hub is away its port stays free only if no connection can get
+	// it: it lies below those that systems give to who asks for none.
+	for l.cfg.Listen = ""; l.cfg.Listen == ""; {
+		l.cfg.Listen = fmt.Sprintf("127.0.0.1:%d", 20_000+rand.N(12_000))
+		if probe, err := net.Listen("tcp", l.cfg.Listen); err != nil {
+			l.cfg.Listen = ""
+		} else {
+			probe.Close()
+		}
+	}
+	l.start()
+	t.Cleanup(l.stop)
+	return l
+}
+
+// start brings the hub back.
+func (l *lastingHub) start() {
+	l.t.Helper()
+	h, err := New(l.cfg, nil)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.stopRun, l.ran = cancel, make(chan error, 1)
+	go func() { l.ran <- h.Run(ctx) }()
+	following, stopFollowing := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { defer close(done); l.journal.follow(following, h.store) }()
+	l.leave = func() { stopFollowing(); <-done }
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.hub = h
+	close(l.up)
+}
+
+// stop ends the hub in good order, if it is not away.
+func (l *lastingHub) stop() {
+	l.t.Helper()
+	l.mu.Lock()
+	h := l.hub
+	if h != nil {
+		l.hub, l.up = nil, make(chan struct{})
+	}
+	l.mu.Unlock()
+	if h == nil {
+		return
+	}
+	l.leave() // before the store is closed; what it did not read it reads next time
+	l.stopRun()
+	if err := <-l.ran; err != nil {
+		l.t.Errorf("Run returned %v, want nil", err)
+	}
+	l.cfg.ClockStart = h.clock.Now()
+	l.transport.CloseIdleConnections()
+}
+
+// await returns the hub that serves, as soon as there is one; nil if ctx ends first.
+func (l *lastingHub) await(ctx context.Context) *Hub {
+	for {
+		l.mu.Lock()
+		h, up := l.hub, l.up
+		l.mu.Unlock()
+		if h != nil {
+			return h
+		}
+		select {
+		case <-up:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// whole stops the hub and returns all it ever wrote.
+func (l *lastingHub) whole() []noted {
+	l.t.Helper()
+	l.stop()
+	h, err := New(l.cfg, nil)
+	if err != nil {
+		l.t.Fatal(err)
+	}
+	l.journal.take(l.t, h.store)
+	if err := h.Close(); err != nil {
+		l.t.Error(err)
+	}
+	return l.journal.all(l.t)
+}
+
+func (l *lastingHub) url() string { return "http://" + l.cfg.Listen }
+
+// post sends a batch and returns what was not as it should be.
+func post(c *http.Client, hub string, body []byte) error {
+	resp, err := c.Post(hub+"/v1/updates", typeNDJSON, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	got, err := io.ReadAll(resp.Body)
+	if err == nil && resp.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%d %s", resp.StatusCode, got)
+	}
+	return err
+}
+
+// publish sends one new version for each path.
+func (l *lastingHub) publish(version int, paths ...string) {
+	l.t.Helper()
+	if err := post(l.client, l.url(), edits(version, paths...)); err != nil {
+		l.t.Fatal(err)
+	}
+}
+
+// edits is a batch with one new version for each path.
+func edits(version int, paths ...string) (body []byte) {
+	for _, path := range paths {
+		body = append(AppendUpdate(body, graph.Update{URI: "https://w.example" + path, Version: strconv.Itoa(version)}), '\n')
+	}
+	return body
+}
+
+// noted is a notice as the reader of reference has it.
+type noted struct {
+	seq  uint64
+	data string // as a stream must spell it
+	client.Notice
+}
+
+// reference is the journal as it was read without a stream between.
+type reference struct {
+	mu     sync.Mutex
+	at     graph.Cursor
+	began  bool
+	notes  []noted
+	failed error
+}
+
+// follow reads until ctx ends.
+func (r *reference) follow(ctx context.Context, store *graph.Store) {
+	for r.read(ctx, store) {
+	}
+}
+
+// take reads what a store that does not run holds.
+func (r *reference) take(t testing.TB, store *graph.Store) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	for r.at.Seq < store.Token().Seq && r.read(ctx, store) {
+	}
+	if r.failed != nil {
+		t.Fatal(r.failed)
+	}
+}
+
+func (r *reference) read(ctx context.Context, store *graph.Store) (more bool) {
+	if !r.began {
+		r.at, r.began = store.Oldest(), true
+	}
+	notices, next, err := store.ReadFrom(ctx, r.at, 1000)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err != nil {
+		if !errors.Is(err, context.Canceled) {
+			r.failed = fmt.Errorf("the reader of reference did not keep up, nothing can be said: %w", err)
+		}
+		return false
+	}
+	for i := range notices {
+		n := noted{seq: notices[i].Cursor.Seq, data: string(subscriptions.AppendNotice(nil, &notices[i]))}
+		if err := json.Unmarshal([]byte(n.data), &n.Notice); err != nil {
+			r.failed = fmt.Errorf("%s: %w", n.data, err)
+			return false
+		}
+		r.notes = append(r.notes, n)
+	}
+	r.at = next
+	return true
+}
+
+func (r *reference) all(t testing.TB) []noted {
+	t.Helper()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.failed != nil {
+		t.Fatal(r.failed)
+	}
+	return r.notes
+}
+
+// A told is one thing that a reader was told: a notice, that it missed
+// something, or where it stands.
+type told struct {
+	seq   uint64
+	data  string // of a notice, "" of a position
+	reset *resetData
+}
+
+type resetData struct {
+	Kind, Reason, Oldest, Newest, Resumes, Token string
+	CatchUp                                      string `json:"catch_up"`
+}
+
+// An account is all that one reader was told, in order, over all its connections.
+type account struct {
+	filter client.Filter
+	began  bool   // whether it knows where it began
+	start  uint64 // there, if began
+	last   string // its last event id
+	at     uint64 // of last
+	list   []told
+}
+
+// note enters what a frame tells. It fails if the frame is none of ours.
+func (a *account) note(f sseFrame) error {
+	if !f.hasID {
+		if len(f.data) > 0 {
+			return fmt.Errorf("an event %q with data and no id: %s", f.event, f.data)
+		}
+		return nil
+	}
+	c, err := graph.ParseCursor(f.id)
+	if err != nil {
+		return err
+	}
+	entry := told{seq: c.Seq, data: string(f.data)}
+	switch {
+	case f.event == "reset":
+		entry.data, entry.reset = "", new(resetData)
+		if err := json.Unmarshal(f.data, entry.reset); err != nil || entry.reset.Resumes != f.id {
+			return fmt.Errorf("reset with id %s: %s: %v", f.id, f.data, err)
+		}
+	case len(f.data) > 0 && f.event != client.KindChanged && f.event != client.KindRefresh:
+		return fmt.Errorf("an event %q: %s", f.event, f.data)
+	}
+	a.list = append(a.list, entry)
+	a.last, a.at = f.id, c.Seq
+	return nil
+}
+
+// check holds an account against the journal up to end: nothing lost, nothing
+// doubled, nothing out of order, and every gap told.
+func (a *account) check(journal []noted, end uint64) error {
+	at, i := a.start, 0
+	for i < len(journal) && journal[i].seq <= at {
+		i++
+	}
+	began := a.began
+	// pass goes over the notices before seq, of which the reader heard none.
+	pass := func(seq uint64, what string) error {
+		for ; i < len(journal) && journal[i].seq < seq; i++ {
+			if began && a.filter.Match(&journal[i].Notice) {
+				return fmt.Errorf("lost %d, told %s %d after %d: %s", journal[i].seq, what, seq, at, journal[i].data)
+			}
+		}
+		return nil
+	}
+	for _, e := range a.list {
+		switch {
+		case e.reset != nil:
+			oldest, err := graph.ParseCursor(e.reset.Oldest)
+			if err != nil || e.reset.Reason != "trimmed" || began && oldest.Seq <= at || e.seq < oldest.Seq {
+				return fmt.Errorf("after %d a reset that was not due: %+v", at, *e.reset)
+			}
+			for i < len(journal) && journal[i].seq <= e.seq {
+				i++
+			}
+		case e.seq < at || e.seq == at && e.data != "" && began:
+			return fmt.Errorf("told %d after %d: %s", e.seq, at, e.data)
+		case e.data == "":
+			if err := pass(e.seq+1, "the position"); err != nil {
+				return err
+			}
+		default:
+			if err := pass(e.seq, "the notice"); err != nil {
+				return err
+			}
+			if i == len(journal) || journal[i].seq != e.seq || journal[i].data != e.data || !a.filter.Match(&journal[i].Notice) {
+				return fmt.Errorf("told %d, which is not in the journal, is another there, or does not pass the filter: %s", e.seq, e.data)
+			}
+			i++
+		}
+		at, began = e.seq, true
+	}
+	if at < end {
+		return pass(end+1, "no more; the end is")
+	}
+	return nil
+}
+
+// sseFrame is what stands between two empty lines of an event stream.
+type sseFrame struct {
+	id, event string
+	hasID     bool
+	data      []byte
+	retry     time.Duration
+}
+
+// An sseReader reads an event stream. A frame that breaks off is none.
+// Source: HTML Standard, section 9.2.6 Interpreting an event stream.
+type sseReader struct {
+	lines *bufio.Reader
+	body  io.Closer
+}
+
+func newSSEReader(body io.ReadCloser) *sseReader {
+	return &sseReader{bufio.NewReaderSize(body, 4<<10), body}
+}
+
+// next returns the next frame that says more than a comment.
+func (r *sseReader) next() (sseFrame, error) {
+	var f sseFrame
+	said := false
+	for {
+		line, err := r.lines.ReadString('\n')
+		if err != nil {
+			return sseFrame{}, err
+		}
+		line = strings.TrimSuffix(line, "\n")
+		if line == "" {
+			if said {
+				return f, nil
+			}
+			continue
+		}
+		name, value, _ := strings.Cut(line, ":")
+		value = strings.TrimPrefix(value, " ")
+		switch name {
+		case "":
+			continue
+		case "id":
+			f.id, f.hasID = value, true
+		case "event":
+			f.event = value
+		case "data":
+			f.data = append(f.data, value...)
+		case "retry":
+			ms, err := strconv.Atoi(value)
+			if err != nil {
+				return sseFrame{}, fmt.Errorf("retry: %w", err)
+			}
+			f.retry = time.Duration(ms) * time.Millisecond
+		default:
+			return sseFrame{}, fmt.Errorf("a line that is no field: %q", line)
+		}
+		said = true
+	}
+}
+
+// An ask is a request for a stream over a connection of its own.
+type ask struct {
+	hub    string // host and port
+	query  url.Values
+	body   string // a filter, sent by POST
+	lastID string
+	client string // for X-Forwarded-For, "" for none
+	dialer net.Dialer
+	wrap   func(net.Conn) net.Conn // nil means as it is
+}
+
+// A refusedStream is an answer that is no stream.
+type refusedStream struct {
+	status     int
+	retryAfter string
+	body       string
+}
+
+func (e *refusedStream) Error() string { return fmt.Sprintf("%d %s", e.status, e.body) }
+
+// open connects. The connection ends with ctx.
+func (a *ask) open(ctx context.Context) (*sseReader, error) {
+	conn, err := a.dialer.DialContext(ctx, "tcp", a.hub)
+	if err != nil {
+		return nil, err
+	}
+	context.AfterFunc(ctx, func() { conn.Close() })
+	if a.wrap != nil {
+		conn = a.wrap(conn)
+	}
+	method := "GET"
+	if a.body != "" {
+		method = "POST"
+	}
+	var head strings.Builder
+	fmt.Fprintf(&head, "%s /v1/stream?%s HTTP/1.1\r\nHost: %s\r\n", method, a.query.Encode(), a.hub)
+	for name, value := range map[string]string{"Last-Event-ID": a.lastID, "X-Forwarded-For": a.client} {
+		if value != "" {
+			fmt.Fprintf(&head, "%s: %s\r\n", name, value)
+		}
+	}
+	if a.body != "" {
+		fmt.Fprintf(&head, "Content-Type: application/json\r\nContent-Length: %d\r\n", len(a.body))
+	}
+	if _, err := io.WriteString(conn, head.String()+"\r\n"+a.body); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	resp, err := http.ReadResponse(bufio.NewReaderSize(conn, 4<<10), nil)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	if resp.StatusCode != http.StatusOK {
+		text, _ := io.ReadAll(resp.Body)
+		conn.Close()
+		return nil, &refusedStream{resp.StatusCode, resp.Header.Get("Retry-After"), string(text)}
+	}
+	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {
+		conn.Close()
+		return nil, fmt.Errorf("the stream is of type %q", got)
+	}
+	return newSSEReader(struct {
+		io.Reader
+		io.Closer
+	}{resp.Body, conn}), nil
+}
+
+// broken reports whether err is what a reader sees when its hub goes, or when
+// it cut the connection itself.
+func broken(err error) bool {
+	var timeout net.Error
+	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errCut) ||
+		errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
+		errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// errCut is what a reader sees of a connection that it cut on purpose.
+var errCut = errors.New("cut on purpose")
+
+func TestAnAccountThatIsNotExactIsFound(t *testing.T) {
+	var journal []noted
+	for seq := uint64(1); seq <= 9; seq++ {
+		n := graph.Notice{Cursor: graph.Cursor{Seq: seq}, URI: "https://w.example/even"}
+		if seq%2 == 1 {
+			n.URI = "https://w.example/odd"
+		}
+		data := string(subscriptions.AppendNotice(nil, &n))
+		journal = append(journal, noted{seq, data, client.Notice{URI: n.URI}})
+	}
+	notice := func(seq uint64) told { return told{seq: seq, data: journal[seq-1].data} }
+	trimmed := func(oldest, resumes uint64) told {
+		return told{seq: resumes, reset: &resetData{Reason: "trimmed", Oldest: graph.Cursor{Seq: oldest}.String()}}
+	}
+	for _, c := range []struct {
+		name string
+		list []told
+		want string // part of what is found, "" for nothing
+	}{
+		{"all of it", []told{notice(2), notice(4), notice(6), notice(8)}, ""},
+		{"positions between", []told{{seq: 1}, notice(2), {seq: 2}, {seq: 3}, notice(4), notice(6), {seq: 7}, notice(8)}, ""},
+		{"a gap that was told", []told{notice(2), trimmed(5, 5), notice(6), notice(8)}, ""},
+		{"a gap up to the newest", []told{notice(2), trimmed(5, 7), notice(8)}, ""},
+		{"one is lost", []told{notice(2), notice(6), notice(8)}, "lost 4"},
+		{"the last is lost", []told{notice(2), notice(4), notice(6)}, "lost 8"},
+		{"the first is lost", []told{notice(4), notice(6), notice(8)}, "lost 2"},
+		{"a position beyond one", []told{notice(2), {seq: 4}, notice(6), notice(8)}, "lost 4"},
+		{"one comes twice", []told{notice(2), notice(2), notice(4), notice(6), notice(8)}, "told 2 after 2"},
+		{"two change places", []told{notice(4), notice(2), notice(6), notice(8)}, "lost 2"},
+		{"a position behind", []told{notice(2), notice(4), {seq: 3}, notice(6), notice(8)}, "told 3 after 4"},
+		{"one of another filter", []told{notice(2), notice(3), notice(4), notice(6), notice(8)}, "told 3, which"},
+		{"one with other data", []told{{seq: 2, data: "{}"}, notice(4), notice(6), notice(8)}, "told 2, which"},
+		{"a reset that was not due", []told{notice(2), trimmed(2, 5), notice(6), notice(8)}, "not due"},
+		{"a reset to what is gone", []told{notice(2), trimmed(5, 4), notice(6), notice(8)}, "not due"},
+		{"a loss after a reset", []told{notice(2), trimmed(3, 3), notice(6), notice(8)}, "lost 4"},
+	} {
+		a := account{filter: client.Filter{URIs: []string{"https://w.example/even"}}, began: true, list: c.list}
+		err := a.check(journal, 9)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: found %v, want %q", c.name, err, c.want)
+		}
+	}
+}
