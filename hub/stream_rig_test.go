@@ -77,6 +77,7 @@ func (l *lastingHub) start() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
+	l.journal.take(l.t, h.store) // what it did not read before it left may soon be trimmed
 	ctx, cancel := context.WithCancel(context.Background())
 	l.stopRun, l.ran = cancel, make(chan error, 1)
 	go func() { l.ran <- h.Run(ctx) }()
@@ -102,7 +103,7 @@ func (l *lastingHub) stop() {
 	if h == nil {
 		return
 	}
-	l.leave() // before the store is closed; what it did not read it reads next time
+	l.leave() // before the store is closed; it goes on when the hub comes again
 	l.stopRun()
 	if err := <-l.ran; err != nil {
 		l.t.Errorf("Run returned %v, want nil", err)
@@ -154,7 +155,7 @@ func post(c *http.Client, hub string, body []byte) error {
 	defer resp.Body.Close()
 	got, err := io.ReadAll(resp.Body)
 	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%d %s", resp.StatusCode, got)
+		err = &refused{resp.StatusCode, resp.Header.Get("Retry-After"), string(got)}
 	}
 	return err
 }
@@ -187,6 +188,7 @@ type reference struct {
 	mu     sync.Mutex
 	at     graph.Cursor
 	began  bool
+	moved  chan struct{} // closed when at moves
 	notes  []noted
 	failed error
 }
@@ -202,16 +204,24 @@ func (r *reference) take(t testing.TB, store *graph.Store) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
-	for r.at.Seq < store.Token().Seq && r.read(ctx, store) {
+	for r.seq() < store.Token().Seq && r.read(ctx, store) {
 	}
 	if r.failed != nil {
 		t.Fatal(r.failed)
 	}
 }
 
+func (r *reference) seq() uint64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.at.Seq
+}
+
 func (r *reference) read(ctx context.Context, store *graph.Store) (more bool) {
 	if !r.began {
-		r.at, r.began = store.Oldest(), true
+		r.mu.Lock()
+		r.at, r.began, r.moved = store.Oldest(), true, make(chan struct{})
+		r.mu.Unlock()
 	}
 	notices, next, err := store.ReadFrom(ctx, r.at, 1000)
 	r.mu.Lock()
@@ -219,6 +229,7 @@ func (r *reference) read(ctx context.Context, store *graph.Store) (more bool) {
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
 			r.failed = fmt.Errorf("the reader of reference did not keep up, nothing can be said: %w", err)
+			close(r.moved)
 		}
 		return false
 	}
@@ -231,7 +242,27 @@ func (r *reference) read(ctx context.Context, store *graph.Store) (more bool) {
 		r.notes = append(r.notes, n)
 	}
 	r.at = next
+	close(r.moved)
+	r.moved = make(chan struct{})
 	return true
+}
+
+// upTo returns the journal when it has been read up to seq.
+func (r *reference) upTo(t testing.TB, ctx context.Context, seq uint64) []noted {
+	t.Helper()
+	for {
+		r.mu.Lock()
+		at, moved, failed := r.at.Seq, r.moved, r.failed
+		r.mu.Unlock()
+		if at >= seq || failed != nil {
+			return r.all(t)
+		}
+		select {
+		case <-moved:
+		case <-ctx.Done():
+			t.Fatalf("the reader of reference stands at %d, want %d", at, seq)
+		}
+	}
 }
 
 func (r *reference) all(t testing.TB) []noted {
@@ -414,14 +445,14 @@ type ask struct {
 	wrap   func(net.Conn) net.Conn // nil means as it is
 }
 
-// A refusedStream is an answer that is no stream.
-type refusedStream struct {
+// A refused is an answer that does not grant what was asked for.
+type refused struct {
 	status     int
 	retryAfter string
 	body       string
 }
 
-func (e *refusedStream) Error() string { return fmt.Sprintf("%d %s", e.status, e.body) }
+func (e *refused) Error() string { return fmt.Sprintf("%d %s", e.status, e.body) }
 
 // open connects. The connection ends with ctx.
 func (a *ask) open(ctx context.Context) (*sseReader, error) {
@@ -457,7 +488,7 @@ func (a *ask) open(ctx context.Context) (*sseReader, error) {
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(resp.Body)
 		conn.Close()
-		return nil, &refusedStream{resp.StatusCode, resp.Header.Get("Retry-After"), string(text)}
+		return nil, &refused{resp.StatusCode, resp.Header.Get("Retry-After"), string(text)}
 	}
 	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {
 		conn.Close()
@@ -475,7 +506,50 @@ func broken(err error) bool {
 	var timeout net.Error
 	return errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed) || errors.Is(err, errCut) ||
 		errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE) ||
-		errors.As(err, &timeout) && timeout.Timeout()
+		errors.As(err, &timeout) && timeout.Timeout() ||
+		strings.HasSuffix(err.Error(), "unexpected EOF reading trailer") // which net/http does not export
+}
+
+// cutConn cuts itself off after so many bytes.
+type cutConn struct {
+	net.Conn
+	left int
+}
+
+func (c *cutConn) Read(b []byte) (int, error) {
+	if c.left <= 0 {
+		return 0, errors.Join(errCut, c.Close())
+	}
+	n, err := c.Conn.Read(b[:min(len(b), c.left)])
+	c.left -= n
+	return n, err
+}
+
+// smallWindow is for a net.Dialer: it lets what is not read yet fill the
+// connection soon. It has to be set before the connection is made, or the
+// window that was offered first makes the sender wait for more than fits.
+func smallWindow(bytes int) func(_, _ string, c syscall.RawConn) error {
+	return func(_, _ string, c syscall.RawConn) error {
+		var err error
+		if e := c.Control(func(fd uintptr) {
+			err = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, bytes)
+		}); e != nil {
+			return e
+		}
+		return err
+	}
+}
+
+// pass waits for d, and less if one of the channels ends first.
+func pass(d time.Duration, sooner ...<-chan struct{}) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	sooner = append(sooner, nil, nil)
+	select {
+	case <-t.C:
+	case <-sooner[0]:
+	case <-sooner[1]:
+	}
 }
 
 // errCut is what a reader sees of a connection that it cut on purpose.
