@@ -191,6 +191,11 @@ func (x *exactReader) connect(ctx context.Context, calm <-chan struct{}) error {
 	if err != nil {
 		return err
 	}
+	return x.read(frames)
+}
+
+// read enters frames into the account until they end.
+func (x *exactReader) read(frames *sseReader) error {
 	for {
 		f, err := frames.next()
 		if err != nil {

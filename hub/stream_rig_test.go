@@ -183,6 +183,17 @@ type noted struct {
 	client.Notice
 }
 
+func asNoted(seq uint64, data string) (noted, error) {
+	n := noted{seq: seq, data: data}
+	if data == "" {
+		return n, nil
+	}
+	if err := json.Unmarshal([]byte(data), &n.Notice); err != nil {
+		return n, fmt.Errorf("%s: %w", data, err)
+	}
+	return n, nil
+}
+
 // reference is the journal as it was read without a stream between.
 type reference struct {
 	mu     sync.Mutex
@@ -226,6 +237,9 @@ func (r *reference) read(ctx context.Context, store *graph.Store) (more bool) {
 	notices, next, err := store.ReadFrom(ctx, r.at, 1000)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if r.failed != nil {
+		return false
+	}
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
 			r.failed = fmt.Errorf("the reader of reference did not keep up, nothing can be said: %w", err)
@@ -234,9 +248,9 @@ func (r *reference) read(ctx context.Context, store *graph.Store) (more bool) {
 		return false
 	}
 	for i := range notices {
-		n := noted{seq: notices[i].Cursor.Seq, data: string(subscriptions.AppendNotice(nil, &notices[i]))}
-		if err := json.Unmarshal([]byte(n.data), &n.Notice); err != nil {
-			r.failed = fmt.Errorf("%s: %w", n.data, err)
+		n, err := asNoted(notices[i].Cursor.Seq, string(subscriptions.AppendNotice(nil, &notices[i])))
+		if r.failed = err; err != nil {
+			close(r.moved)
 			return false
 		}
 		r.notes = append(r.notes, n)
