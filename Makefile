@@ -67,7 +67,8 @@ bench:
 # A seed that fails is printed; SOAK_SEED=n begins with that one.
 soak:
 	SOAK_SEEDS=$${SOAK_SEEDS:-1000} go test -count=1 -timeout 0 ./graph
-	SOAK_SEEDS=$${SOAK_SEEDS:-100} go test -count=1 -timeout 0 -run '^TestReaders' ./hub
+	SOAK_SEEDS=$${SOAK_SEEDS:-100} SOAK_READERS=$${SOAK_READERS:-9000} \
+		go test -count=1 -timeout 0 -run '^TestReaders' ./hub
 
 fuzz:
 	@for package in $$(go list ./...); do \
