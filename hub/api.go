@@ -42,6 +42,12 @@ func (h *Hub) routes() http.Handler {
 	r.Get("/v1/token", h.answered(h.getToken))
 	r.Get("/v1/jobs", h.answered(h.getJobs))
 	r.Post("/v1/jobs/{id}", h.answered(h.postJob))
+	r.Get("/v1/channels", h.answered(h.getChannels))
+	r.Get("/v1/channels/{name}", h.answered(h.getChannel))
+	r.Put("/v1/channels/{name}", h.answered(h.putChannel))
+	r.Patch("/v1/channels/{name}", h.answered(h.patchChannel))
+	r.Delete("/v1/channels/{name}", h.answered(h.deleteChannel))
+	r.Get("/v1/channels/{name}/uris", h.answered(h.getChannelURIs))
 	for _, method := range []string{http.MethodGet, http.MethodPost, "QUERY"} {
 		r.Method(method, "/v1/stream", h.streams)
 	}
@@ -76,7 +82,7 @@ func (h *Hub) strays(router *chi.Mux) {
 	})
 	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
 		var allowed []string
-		for _, m := range []string{"GET", "POST", "QUERY", "PATCH", "DELETE"} {
+		for _, m := range []string{"GET", "POST", "QUERY", "PUT", "PATCH", "DELETE"} {
 			if router.Match(chi.NewRouteContext(), m, r.URL.Path) {
 				allowed = append(allowed, m)
 			}

@@ -324,7 +324,7 @@ func TestAListingAsLinesIsWhole(t *testing.T) {
 
 func TestAListingThatBreaksIsNotTakenForWhole(t *testing.T) {
 	broken := errors.New("disk")
-	page := func(_, after string, _ int) ([]graph.Item, string, error) {
+	page := func(after string) ([]graph.Item, string, error) {
 		if after == "" {
 			return []graph.Item{{URI: "tile:a"}}, "next", nil
 		}
@@ -336,8 +336,8 @@ func TestAListingThatBreaksIsNotTakenForWhole(t *testing.T) {
 		}
 	}()
 	w, r := httptest.NewRecorder(), httptest.NewRequest("GET", "/", nil)
-	items, next, _ := page("", "", 0)
-	writeLines(w, r, page, "tile:x", items, next)
+	items, next, _ := page("")
+	writePages(w, r, items, next, page, appendItem)
 }
 
 func TestTheLogQuotesWhatWasSentAndKeepsAnsweredWritesAtDebug(t *testing.T) {

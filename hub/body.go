@@ -87,27 +87,43 @@ func checkMediaType(h http.Header, types []string) error {
 
 // inflate copies body to b and undoes its encoding.
 func inflate(b *bytes.Buffer, body io.Reader, encodings []string) error {
+	r, done, err := inflated(body, encodings)
+	if err != nil {
+		return err
+	}
+	defer done()
+	return fill(b, r)
+}
+
+// inflated undoes the encoding of body while it is read; done gives back what
+// that took.
+func inflated(body io.Reader, encodings []string) (r io.Reader, done func(), err error) {
 	encoding := strings.ToLower(strings.Join(encodings, ","))
 	switch encoding {
 	case "", "identity":
-		return fill(b, body)
+		return body, func() {}, nil
 	case "gzip", "x-gzip":
 		z := gzipReaders.Get().(*gzip.Reader)
-		defer gzipReaders.Put(z)
 		if err := z.Reset(body); err != nil {
-			return bodyError(err)
+			gzipReaders.Put(z)
+			return nil, nil, bodyError(err)
 		}
-		return fill(b, z)
+		return z, func() { gzipReaders.Put(z) }, nil
 	case "zstd":
 		z := zstdReaders.Get().(*zstd.Decoder)
-		defer zstdReaders.Put(z)
 		if err := z.Reset(body); err != nil {
-			return bodyError(err)
+			zstdReaders.Put(z)
+			return nil, nil, bodyError(err)
 		}
-		defer z.Reset(nil)
-		return fill(b, z)
+		return z, func() { z.Reset(nil); zstdReaders.Put(z) }, nil
 	}
-	return refuse(badContentType, "Content-Encoding", "%.80q is not gzip or zstd", encoding)
+	return nil, nil, refuse(badContentType, "Content-Encoding", "%.80q is not gzip or zstd", encoding)
+}
+
+// isLines reports whether a body is said to be NDJSON.
+func isLines(h http.Header) bool {
+	media, _, err := mime.ParseMediaType(h.Get("Content-Type"))
+	return err == nil && media == typeNDJSON
 }
 
 // fill reads at most maxBody bytes into b.

@@ -65,8 +65,10 @@ type Config struct {
 	KeepAge      time.Duration  `yaml:"keep-age"`
 	KeepBytes    Size           `yaml:"keep-bytes"`
 	Cache        Size           `yaml:"cache"`
-	ClockStart   time.Time      `yaml:"clock-start"`
-	ClockRate    float64        `yaml:"clock-rate"`
+	// StreamsPerAddress bounds the open streams of one client address.
+	StreamsPerAddress int       `yaml:"streams-per-address"`
+	ClockStart        time.Time `yaml:"clock-start"`
+	ClockRate         float64   `yaml:"clock-rate"`
 }
 
 // DefaultConfig returns the settings of a hub that nobody configured.
@@ -78,6 +80,8 @@ func DefaultConfig() Config {
 		KeepAge:   graph.DefaultKeepAge,
 		Cache:     256 << 20,
 		ClockRate: 1,
+
+		StreamsPerAddress: 256,
 	}
 }
 
@@ -108,6 +112,7 @@ var settings = []Setting{
 	{"keep-age", "how long the journal is kept at least", func(c *Config) any { return &c.KeepAge }},
 	{"keep-bytes", "size beyond which the oldest part of the journal goes; 0 means no bound", func(c *Config) any { return &c.KeepBytes }},
 	{"cache", "memory for the store's block cache", func(c *Config) any { return &c.Cache }},
+	{"streams-per-address", "streams that one client address may have open", func(c *Config) any { return &c.StreamsPerAddress }},
 	{"clock-start", "time at which an accelerated clock starts; loopback only", func(c *Config) any { return &c.ClockStart }},
 	{"clock-rate", "seconds that an accelerated clock goes in a second", func(c *Config) any { return &c.ClockRate }},
 }
@@ -193,6 +198,8 @@ func (c *Config) set(name, value string) error {
 		*p = Mode(value)
 	case *Size:
 		err = p.UnmarshalText([]byte(value))
+	case *int:
+		*p, err = strconv.Atoi(value)
 	case *float64:
 		*p, err = strconv.ParseFloat(value, 64)
 	case *time.Duration:
@@ -253,6 +260,8 @@ func (c *Config) Check() error {
 		return errors.New("keep-bytes: below 0")
 	case c.Cache < minCache:
 		return fmt.Errorf("cache: less than %d MiB", minCache>>20)
+	case c.StreamsPerAddress < 1:
+		return errors.New("streams-per-address: below 1")
 	case !(c.ClockRate > 0 && c.ClockRate <= maxClockRate):
 		return fmt.Errorf("clock-rate: %v does not lie between 0 and %v", c.ClockRate, maxClockRate)
 	case !c.ClockStart.IsZero() && c.ClockStart.Before(time.Unix(0, 0)):

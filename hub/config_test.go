@@ -46,7 +46,7 @@ func TestWithoutAnythingTheDefaultsHold(t *testing.T) {
 
 func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 	values := map[string]string{"mode": "observe", "keep-age": "1h", "keep-bytes": "1MiB", "cache": "9MiB", "clock-start": "2030-01-01T00:00:00Z",
-		"clock-rate": "2", "trusted-proxy": "10.0.0.0/8", "listen": "[::1]:1", "admin": "localhost:1", "public-url": "https://hub.example", "work": "a"}
+		"clock-rate": "2", "streams-per-address": "9", "trusted-proxy": "10.0.0.0/8", "listen": "[::1]:1", "admin": "localhost:1", "public-url": "https://hub.example", "work": "a"}
 	fields := reflect.TypeFor[Config]().NumField()
 	if len(settings) != fields {
 		t.Errorf("%d settings for %d fields", len(settings), fields)
@@ -73,7 +73,7 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 		switch reflect.TypeFor[Config]().Field(i).Type.Kind() {
 		case reflect.Slice:
 			yaml = s.Name + ": [" + value + "]\n"
-		case reflect.Float64:
+		case reflect.Float64, reflect.Int:
 			yaml = s.Name + ": " + value + "\n"
 		}
 		if err := os.WriteFile(name, []byte(yaml), 0o600); err != nil {

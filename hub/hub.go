@@ -53,6 +53,7 @@ type Hub struct {
 	log      *slog.Logger
 	clock    *Clock
 	store    *graph.Store
+	channels *subscriptions.Channels
 	streams  *subscriptions.Streamer
 	metrics  *metrics
 	host     string // of public-url, "" if there is none
@@ -80,8 +81,12 @@ func New(cfg Config, log *slog.Logger) (*Hub, error) {
 	if h.store, err = graph.Open(filepath.Join(cfg.Data, "store"), h.storeOptions(log)); err != nil {
 		return nil, err
 	}
+	if h.channels, err = subscriptions.OpenChannels(h.store, cfg.Schemes...); err != nil {
+		return nil, errors.Join(err, h.store.Close())
+	}
 	h.streams = subscriptions.NewStreamer(h.store, subscriptions.StreamOptions{
-		Schemes: cfg.Schemes, ClientAddr: h.clientAddr, Problem: streamProblem, Log: log.With("component", "streams")})
+		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Channels: h.channels, Schemes: cfg.Schemes,
+		ClientAddr: h.clientAddr, Problem: streamProblem, Log: log.With("component", "streams")})
 	h.metrics = newMetrics(h.store, h.streams)
 	if err := h.listen(); err != nil {
 		return nil, errors.Join(err, h.Close())
@@ -175,6 +180,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	defer stopStore()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.store.Run(storeCtx) })
+	g.Go(func() error { return h.streams.Run(storeCtx) })
 	g.Go(func() error { return serve(h.api, h.listener) })
 	if h.admin != nil {
 		g.Go(func() error { return serve(h.admin, h.adminLn) })

@@ -48,7 +48,7 @@ func (m *metrics) request(method, route string, status int, took time.Duration) 
 		route = "other"
 	}
 	switch method {
-	case http.MethodGet, http.MethodPost, http.MethodPatch, http.MethodDelete, "QUERY":
+	case http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, "QUERY":
 	default:
 		method = "other"
 	}
@@ -122,11 +122,12 @@ var (
 	descDelivered     = desc("stream_notices_total", "Notices delivered, counted for each reader.")
 	descSent          = desc("stream_bytes_total", "Bytes written to streams.")
 	descResets        = desc("stream_resets_total", "Readers told that they missed something.")
-	descSlow          = desc("stream_slow_total", "Readers let go because a write took too long.")
+	descReplays       = desc("stream_replays_total", "Reads of the store for readers who were behind.")
+	descEnded         = desc("streams_ended_total", "Streams that ended, by reason.", "reason")
 )
 
 func (c streamCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descStreams, descStreamsOpened, descRefused, descDelivered, descSent, descResets, descSlow} {
+	for _, d := range []*prometheus.Desc{descStreams, descStreamsOpened, descRefused, descDelivered, descSent, descResets, descReplays, descEnded} {
 		ch <- d
 	}
 }
@@ -138,7 +139,10 @@ func (c streamCollector) Collect(ch chan<- prometheus.Metric) {
 		d *prometheus.Desc
 		n uint64
 	}{{descStreamsOpened, s.Opened}, {descRefused, s.Refused}, {descDelivered, s.Notices}, {descSent, s.Bytes},
-		{descResets, s.Resets}, {descSlow, s.Slow}} {
+		{descResets, s.Resets}, {descReplays, s.Replays}} {
 		ch <- prometheus.MustNewConstMetric(x.d, prometheus.CounterValue, float64(x.n))
+	}
+	for why, n := range s.Ended {
+		ch <- prometheus.MustNewConstMetric(descEnded, prometheus.CounterValue, float64(n), why)
 	}
 }

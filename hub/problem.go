@@ -56,6 +56,13 @@ var (
 		"check the spelling; a resource is known once an update or an edge has named it"}
 	unknownJob = &problemKind{"unknown-job", http.StatusNotFound, "There is no such job",
 		"GET /v1/jobs lists those that run"}
+	badFilter      = &problemKind{"bad-filter", http.StatusBadRequest, "The filter is wrong", "/openapi.json describes filters"}
+	unknownChannel = &problemKind{"unknown-channel", http.StatusNotFound, "There is no such channel",
+		"GET /v1/channels lists those that somebody made; all, host:NAME and type:NAME are always there"}
+	fixedChannel = &problemKind{"fixed-channel", http.StatusConflict, "The channel cannot be changed like that",
+		"make a channel of your own, or replace the channel by one with a list"}
+	tooManyChannels = &problemKind{"too-many-channels", http.StatusTooManyRequests, "There is no room for the channel",
+		"delete channels that nobody reads"}
 	badMethod = &problemKind{"method-not-allowed", http.StatusMethodNotAllowed, "The method is not allowed here",
 		"use a method that the Allow header lists"}
 	bodyTimeout = &problemKind{"body-timeout", http.StatusRequestTimeout, "The body took too long",
@@ -73,14 +80,14 @@ var (
 )
 
 // problemKinds lists the types of problem that the hub itself reports; streams
-// add the last four.
+// add the last ones.
 var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
-	notFound, unknownResource, unknownJob, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
+	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
 	internalError, shuttingDown,
-	{"bad-filter", http.StatusBadRequest, "The filter is wrong", "/openapi.json describes filters"},
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
+	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},
 	{"too-many-streams", http.StatusTooManyRequests, "This address has too many streams open", "close one, or ask for more with one filter"},
 }
 

@@ -184,7 +184,8 @@ func (h *Hub) listing(list lister) func(http.ResponseWriter, *http.Request) erro
 			return err
 		}
 		if lines {
-			writeLines(w, r, list, uri, items, next)
+			page := func(after string) ([]graph.Item, string, error) { return list(uri, after, linesPage) }
+			writePages(w, r, items, next, page, appendItem)
 			return nil
 		}
 		return writeJSON(w, struct {
@@ -205,10 +206,11 @@ func acceptsLines(h http.Header) bool {
 	return false
 }
 
-// writeLines writes one item a line, page by page; each page has its own
+// writePages writes one item a line, page by page; each page has its own
 // deadline. When a page cannot be read the answer is broken off, for the client
 // must not take a part for the whole.
-func writeLines(w http.ResponseWriter, r *http.Request, list lister, uri string, items []graph.Item, next string) {
+func writePages[T any](w http.ResponseWriter, r *http.Request, items []T, next string,
+	page func(after string) ([]T, string, error), line func(b []byte, item T) []byte) {
 	w.Header().Set("Content-Type", typeNDJSON)
 	w.Header().Set("Cache-Control", "no-store")
 	control := http.NewResponseController(w)
@@ -216,9 +218,7 @@ func writeLines(w http.ResponseWriter, r *http.Request, list lister, uri string,
 	for {
 		b = b[:0]
 		for _, it := range items {
-			b = append(b, `{"uri":`...)
-			b = appendText(b, it.URI)
-			b = append(appendMember(b, "state", it.State.String()), "}\n"...)
+			b = line(b, it)
 		}
 		control.SetReadDeadline(time.Time{})
 		control.SetWriteDeadline(time.Now().Add(answerDeadline))
@@ -226,10 +226,17 @@ func writeLines(w http.ResponseWriter, r *http.Request, list lister, uri string,
 			return
 		}
 		var err error
-		if items, next, err = list(uri, next, linesPage); err != nil || r.Context().Err() != nil {
+		if items, next, err = page(next); err != nil || r.Context().Err() != nil {
 			panic(http.ErrAbortHandler)
 		}
 	}
+}
+
+// appendItem appends an item of a listing as a line.
+func appendItem(b []byte, it graph.Item) []byte {
+	b = append(b, `{"uri":`...)
+	b = appendText(b, it.URI)
+	return append(appendMember(b, "state", it.State.String()), "}\n"...)
 }
 
 type cursorShape struct {

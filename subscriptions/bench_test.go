@@ -59,6 +59,7 @@ func BenchmarkStream(b *testing.B) {
 		b.Run(fmt.Sprintf("readers=%d", readers), func(b *testing.B) {
 			j := newMemJournal()
 			s := NewStreamer(j, StreamOptions{MaxPerAddr: readers})
+			defer run(b, s)()
 			server := httptest.NewServer(s)
 			defer server.Close()
 			defer s.Shutdown(b.Context())
@@ -97,7 +98,9 @@ func BenchmarkResume(b *testing.B) {
 	for _, filter := range []string{"", "&uri=https://en.example.org/rare", "&host=rare.example.org&prefix=https://en.example.org/rare"} {
 		b.Run("filter="+filter, func(b *testing.B) {
 			j.notices[kept-1].URI = "https://en.example.org/rare"
-			server := httptest.NewServer(NewStreamer(j, StreamOptions{}))
+			s := NewStreamer(j, StreamOptions{})
+			defer run(b, s)()
+			server := httptest.NewServer(s)
 			defer server.Close()
 			for b.Loop() {
 				resp, err := http.Get(server.URL + "?since=" + cursorAt(j, 0) + filter)
@@ -133,7 +136,9 @@ func BenchmarkResumeFromStore(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	server := httptest.NewServer(NewStreamer(store, StreamOptions{}))
+	s := NewStreamer(store, StreamOptions{})
+	defer run(b, s)()
+	server := httptest.NewServer(s)
 	defer server.Close()
 	for b.Loop() {
 		resp, err := http.Get(server.URL + "?since=" + store.Oldest().String())

@@ -1,9 +1,15 @@
 package subscriptions
 
 import (
+	"crypto/sha256"
+	"encoding/json"
 	"fmt"
+	"maps"
+	"math"
 	"net/url"
+	"slices"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/freshwire/freshwire/graph"
@@ -68,7 +74,11 @@ func ParseQuery(q url.Values) (Filter, error) {
 type Matcher struct {
 	uris, hosts, types, buckets set
 	prefixes                    []string
-	kinds, lanes                uint8 // a bit for each value that passes; 0 asks nothing
+	kinds, lanes                uint8        // a bit for each value that passes; 0 asks nothing
+	list                        graph.ListID // passes what was on it, like a value of uris; 0 is none
+
+	mu    sync.Mutex
+	picks []*graph.Pick // not in use
 }
 
 type set map[string]struct{}
@@ -170,6 +180,9 @@ next:
 }
 
 func newSet(values []string) set {
+	if len(values) == 0 {
+		return nil
+	}
 	s := make(set, len(values))
 	for _, v := range values {
 		s[v] = struct{}{}
@@ -183,7 +196,11 @@ func (m *Matcher) Match(n *graph.Notice) bool {
 		(m.lanes == 0 || m.lanes&(1<<n.Lane) != 0) &&
 		(len(m.types) == 0 || m.types.has(n.Type)) &&
 		m.matchBucket(n.Buckets) &&
-		m.matchResource(n.URI)
+		(m.list != 0 && slices.Contains(n.Lists, m.list) || m.matchResource(n.URI))
+}
+
+func (m *Matcher) asksNoResource() bool {
+	return m.list == 0 && len(m.uris) == 0 && len(m.hosts) == 0 && len(m.prefixes) == 0
 }
 
 func (m *Matcher) matchBucket(buckets []string) bool {
@@ -199,7 +216,7 @@ func (m *Matcher) matchBucket(buckets []string) bool {
 }
 
 func (m *Matcher) matchResource(uri string) bool {
-	if len(m.uris) == 0 && len(m.hosts) == 0 && len(m.prefixes) == 0 {
+	if m.asksNoResource() {
 		return true
 	}
 	if m.uris.has(uri) || len(m.hosts) > 0 && m.hosts.has(graph.Host(uri)) {
@@ -211,4 +228,115 @@ func (m *Matcher) matchResource(uri string) bool {
 		}
 	}
 	return false
+}
+
+// at makes a Matcher a selector that never changes.
+func (m *Matcher) at(uint64) (*Matcher, uint64) { return m, math.MaxUint64 }
+
+func (m *Matcher) gone() bool { return false }
+
+// routes says where the index keeps who has this filter.
+func (m *Matcher) routes(uint64) (r routes, until uint64) {
+	switch {
+	case !m.asksNoResource():
+		r = routes{uris: m.uris.values(), prefixes: m.prefixes, hosts: m.hosts.values()}
+		if m.list != 0 {
+			r.lists = []graph.ListID{m.list}
+		}
+	case len(m.buckets) > 0:
+		r.buckets = m.buckets.values()
+	case len(m.types) > 0:
+		r.types = m.types.values()
+	default:
+		r.any = true
+	}
+	return r, 0
+}
+
+func (s set) values() []string { return slices.AppendSeq(make([]string, 0, len(s)), maps.Keys(s)) }
+
+// borrow returns how to read the journal for this filter, for one reader to use
+// until it gives it back: what it remembers from one read serves the next.
+func (m *Matcher) borrow() *graph.Pick {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := len(m.picks); n > 0 {
+		p := m.picks[n-1]
+		m.picks = m.picks[:n-1]
+		return p
+	}
+	return m.pick()
+}
+
+// giveBack keeps p for the next reader.
+func (m *Matcher) giveBack(p *graph.Pick) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if len(m.picks) < sparePicks {
+		m.picks = append(m.picks, p)
+	}
+}
+
+// sparePicks bounds the picks a matcher keeps: one for each of a few readers who
+// catch up at once.
+const sparePicks = 4
+
+// pick says what a read of the journal may leave out.
+func (m *Matcher) pick() *graph.Pick {
+	p := &graph.Pick{Kinds: m.kinds, Lanes: m.lanes}
+	resources := len(m.prefixes) > 0 || len(m.hosts) > 0
+	switch {
+	case resources:
+		var keys []graph.Key
+		for _, prefix := range m.prefixes {
+			keys = append(keys, graph.PrefixKey(prefix))
+		}
+		for host := range m.hosts {
+			keys = append(keys, graph.HostKey(host))
+		}
+		for uri := range m.uris {
+			keys = append(keys, graph.PrefixKey(uri))
+		}
+		if m.list == 0 { // what was on a list has no key
+			p.Keys = append(p.Keys, keys)
+		}
+	case m.list != 0 || len(m.uris) > 0:
+		p.URIs = m.uris.values()
+		if m.list != 0 {
+			p.Lists = []graph.ListID{m.list}
+		}
+	}
+	for _, field := range []struct {
+		values set
+		key    func(string) graph.Key
+	}{{m.types, graph.TypeKey}, {m.buckets, graph.BucketKey}} {
+		if len(field.values) == 0 {
+			continue
+		}
+		var keys []graph.Key
+		for v := range field.values {
+			keys = append(keys, field.key(v))
+		}
+		p.Keys = append(p.Keys, keys)
+	}
+	return p
+}
+
+// key is the same for filters that let the same through by the same values.
+func (f Filter) key() string {
+	f.Host = slices.Clone(f.Host)
+	for i, host := range f.Host {
+		f.Host[i] = strings.ToLower(host)
+	}
+	for _, field := range []*[]string{&f.URI, &f.Prefix, &f.Host, &f.Type, &f.Bucket, &f.Kind, &f.Lane} {
+		sorted := slices.Clone(*field)
+		slices.Sort(sorted)
+		*field = slices.Compact(sorted)
+	}
+	text, err := json.Marshal(f)
+	if err != nil {
+		panic(err) // lists of strings
+	}
+	sum := sha256.Sum256(text)
+	return string(sum[:])
 }

@@ -131,7 +131,8 @@ type format interface {
 	contentType() string
 	// open begins a stream whose reader comes again after retry if it breaks.
 	open(b []byte, retry time.Duration) []byte
-	notice(b []byte, f *frame) []byte
+	// of returns a notice's bytes, which nobody changes.
+	of(f *frame) []byte
 	// reset appends the JSON object data, after which the reader is at id.
 	reset(b []byte, id string, data []byte) []byte
 	// position tells how far the stream has come, so that a reader whose filter
@@ -139,8 +140,8 @@ type format interface {
 	position(b []byte, id string) []byte
 	// heartbeat shows that the connection lives when the position is id as before.
 	heartbeat(b []byte, id string) []byte
-	// retry asks the reader of a stream that ends to wait so long.
-	retry(b []byte, after time.Duration) []byte
+	// leave says why a stream ends and asks its reader to wait so long.
+	leave(b []byte, why reason, after time.Duration) []byte
 }
 
 // eventStream is text/event-stream.
@@ -149,9 +150,9 @@ type eventStream struct{}
 
 func (eventStream) contentType() string { return "text/event-stream" }
 
-func (e eventStream) open(b []byte, retry time.Duration) []byte { return e.retry(b, retry) }
+func (eventStream) open(b []byte, retry time.Duration) []byte { return appendRetry(b, retry) }
 
-func (eventStream) notice(b []byte, f *frame) []byte { return append(b, f.bytes...) }
+func (eventStream) of(f *frame) []byte { return f.bytes }
 
 func (eventStream) reset(b []byte, id string, data []byte) []byte {
 	b = append(b, "id: "...)
@@ -172,7 +173,13 @@ func (eventStream) position(b []byte, id string) []byte {
 
 func (eventStream) heartbeat(b []byte, _ string) []byte { return append(b, ":\n\n"...) }
 
-func (eventStream) retry(b []byte, after time.Duration) []byte {
+func (eventStream) leave(b []byte, why reason, after time.Duration) []byte {
+	b = append(b, ": "...)
+	b = append(b, why.String()...)
+	return appendRetry(append(b, '\n'), after)
+}
+
+func appendRetry(b []byte, after time.Duration) []byte {
 	b = append(b, "retry: "...)
 	b = strconv.AppendInt(b, after.Milliseconds(), 10)
 	return append(b, "\n\n"...)
@@ -186,7 +193,7 @@ func (lines) contentType() string { return "application/x-ndjson" }
 // open says nothing: there is no program that reads lines and comes again by itself.
 func (lines) open(b []byte, _ time.Duration) []byte { return b }
 
-func (lines) notice(b []byte, f *frame) []byte { return append(b, f.line()...) }
+func (lines) of(f *frame) []byte { return f.line() }
 
 func (lines) reset(b []byte, _ string, data []byte) []byte {
 	b = append(b, data...)
@@ -202,9 +209,10 @@ func (lines) position(b []byte, id string) []byte {
 // heartbeat repeats the position: not every reader of lines bears an empty one.
 func (l lines) heartbeat(b []byte, id string) []byte { return l.position(b, id) }
 
-func (lines) retry(b []byte, after time.Duration) []byte {
+func (lines) leave(b []byte, why reason, after time.Duration) []byte {
 	b = append(b, `{"kind":"retry","after_ms":`...)
 	b = strconv.AppendInt(b, after.Milliseconds(), 10)
+	b = appendField(b, "reason", why.String())
 	return append(b, "}\n"...)
 }
 
@@ -218,7 +226,7 @@ type frame struct {
 
 func newFrame(n *graph.Notice) *frame {
 	id := n.Cursor.String()
-	b := make([]byte, 0, 512)
+	b := make([]byte, 0, frameSize)
 	b = append(b, "id: "...)
 	b = append(b, id...)
 	b = append(b, "\nevent: "...)
@@ -233,6 +241,8 @@ func newFrame(n *graph.Notice) *frame {
 func (f *frame) line() []byte { return f.bytes[f.data : len(f.bytes)-1] }
 
 const (
+	// frameSize is a frame of the usual length, in bytes.
+	frameSize = 448
 	// sharedFrames is how many of the newest frames readers share: all that a
 	// hub under load writes within a few ticks.
 	sharedFrames = 2048
@@ -240,8 +250,8 @@ const (
 	maxSharedFrame = 4 << 10
 )
 
-// frameRing keeps the newest frames, so that each is made once and not once for
-// each reader. A slot is never given to an older notice: who catches up does not
+// frameRing keeps frames that were read back from the store, so that each is made
+// once for all who catch up together. A slot is never given to an older notice: who catches up does not
 // take the frames from those who are there.
 type frameRing [sharedFrames]atomic.Pointer[frame]
 

@@ -60,11 +60,11 @@ func TestEventStreamFramesAreStable(t *testing.T) {
 	b = eventStream{}.open(b, 2*time.Second)
 	b = eventStream{}.position(b, "00005f3a.88120")
 	for _, n := range goldenNotices() {
-		b = eventStream{}.notice(b, newFrame(&n))
+		b = append(b, eventStream{}.of(newFrame(&n))...)
 	}
 	b = eventStream{}.heartbeat(b, "00005f3a.88123")
 	b = eventStream{}.reset(b, "00005f3a.9", []byte(`{"kind":"reset"}`))
-	b = eventStream{}.retry(b, 5432*time.Millisecond)
+	b = eventStream{}.leave(b, rotated, 5432*time.Millisecond)
 	checkGolden(t, "frames.sse", b)
 }
 
@@ -73,11 +73,11 @@ func TestLinesAreStable(t *testing.T) {
 	b = lines{}.open(b, 2*time.Second)
 	b = lines{}.position(b, "00005f3a.88120")
 	for _, n := range goldenNotices() {
-		b = lines{}.notice(b, newFrame(&n))
+		b = append(b, lines{}.of(newFrame(&n))...)
 	}
 	b = lines{}.heartbeat(b, "00005f3a.88123")
 	b = lines{}.reset(b, "00005f3a.9", []byte(`{"kind":"reset"}`))
-	b = lines{}.retry(b, 5432*time.Millisecond)
+	b = lines{}.leave(b, rotated, 5432*time.Millisecond)
 	checkGolden(t, "frames.ndjson", b)
 }
 

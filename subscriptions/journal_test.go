@@ -107,6 +107,36 @@ func (j *memJournal) ReadFrom(ctx context.Context, c graph.Cursor, limit int) ([
 	}
 }
 
+// Scan reads short now and then, like ReadFrom, and applies what a pick says
+// exactly.
+func (j *memJournal) Scan(p *graph.Pick, c graph.Cursor, limit int) ([]graph.Notice, graph.Cursor, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	ns, err := j.after(c)
+	if err != nil {
+		return nil, graph.Cursor{}, err
+	}
+	if j.short != nil {
+		limit = 1 + j.short.IntN(limit)
+	}
+	var out []graph.Notice
+	for i := 0; i < len(ns) && i < 2000 && len(out) < limit; i++ {
+		c = ns[i].Cursor
+		if picks(p, &ns[i]) {
+			out = append(out, ns[i])
+		}
+	}
+	return out, c, nil
+}
+
+func picks(p *graph.Pick, n *graph.Notice) bool {
+	if p.Kinds != 0 && p.Kinds&(1<<n.Kind) == 0 || p.Lanes != 0 && p.Lanes&(1<<n.Lane) == 0 {
+		return false
+	}
+	listed := slices.ContainsFunc(n.Lists, func(l graph.ListID) bool { return slices.Contains(p.Lists, l) })
+	return p.Lists == nil && p.URIs == nil || listed || slices.Contains(p.URIs, n.URI)
+}
+
 func (j *memJournal) after(c graph.Cursor) ([]graph.Notice, error) {
 	reset := &graph.ResetError{Oldest: graph.Cursor{Epoch: j.epoch, Seq: j.trimmed}, Newest: graph.Cursor{Epoch: j.epoch, Seq: j.newest()}}
 	switch {

@@ -41,15 +41,16 @@ func (e *refusal) Error() string { return e.detail }
 
 // streamRequest is what a reader asked for.
 type streamRequest struct {
-	matcher *Matcher
-	format  format
-	linger  time.Duration // least time between two reads of the journal
-	lastID  string        // the reader's Last-Event-ID, "" if it has none
-	since   string        // a cursor or a time, "" means now
+	key      string // the same for all who ask for the same
+	selector selector
+	format   format
+	linger   time.Duration // least time between two bundles
+	lastID   string        // the reader's Last-Event-ID, "" if it has none
+	since    string        // a cursor or a time, "" means now
 }
 
 // parseRequest reads all of r; its error is a *refusal.
-func parseRequest(w http.ResponseWriter, r *http.Request, schemes []string) (streamRequest, error) {
+func parseRequest(w http.ResponseWriter, r *http.Request, schemes []string, channels *Channels) (streamRequest, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
 		return streamRequest{}, &refusal{status: http.StatusBadRequest, slug: "bad-query",
@@ -67,6 +68,15 @@ func parseRequest(w http.ResponseWriter, r *http.Request, schemes []string) (str
 	if err != nil {
 		return streamRequest{}, err
 	}
+	req := streamRequest{format: negotiate(r.Header), linger: linger, lastID: r.Header.Get("Last-Event-ID"), since: since}
+	channel, err := take(query, "channel")
+	if err != nil {
+		return streamRequest{}, err
+	}
+	if channel != "" {
+		err = req.choose(channels, channel, r.Method, query)
+		return req, err
+	}
 	filter, err := parseFilter(w, r, query)
 	if err != nil {
 		return streamRequest{}, err
@@ -75,7 +85,27 @@ func parseRequest(w http.ResponseWriter, r *http.Request, schemes []string) (str
 	if err != nil {
 		return streamRequest{}, &refusal{status: http.StatusBadRequest, slug: "bad-filter", detail: err.Error()}
 	}
-	return streamRequest{matcher, negotiate(r.Header), linger, r.Header.Get("Last-Event-ID"), since}, nil
+	req.key, req.selector = filterKey(filter), matcher
+	return req, nil
+}
+
+// choose takes a channel by its name, which leaves nothing else to be asked for.
+func (req *streamRequest) choose(channels *Channels, name, method string, query url.Values) (err error) {
+	if len(query) > 0 || method != http.MethodGet {
+		return &refusal{status: http.StatusBadRequest, slug: "bad-filter",
+			detail: "a channel is followed as it is, by GET and without a filter; leave one of them out"}
+	}
+	err = ErrNoChannel
+	if channels != nil {
+		req.key, req.selector, err = channels.selector(name)
+	}
+	if errors.Is(err, ErrNoChannel) {
+		return &refusal{status: http.StatusNotFound, slug: "unknown-channel", detail: fmt.Sprintf("there is no channel %.80q", name)}
+	}
+	if err != nil {
+		return &refusal{status: http.StatusBadRequest, slug: "bad-filter", detail: err.Error()}
+	}
+	return nil
 }
 
 // take removes a parameter that may stand once.
@@ -184,6 +214,8 @@ type start struct {
 	at graph.Cursor
 	// told says that the reader knows the position already.
 	told bool
+	// proven says that the journal has the position.
+	proven bool
 	// reset, if not nil, is why the stream cannot begin where it was asked to.
 	reset *graph.ResetError
 }
@@ -198,13 +230,13 @@ func begin(j journal, req *streamRequest) (start, error) {
 			// Not refused: a browser cannot take its last event id back, and
 			// would never connect again.
 			newest := j.Token()
-			return start{at: newest, reset: &graph.ResetError{Reason: reasonMalformed, Oldest: j.Oldest(), Newest: newest}}, nil
+			return start{at: newest, proven: true, reset: &graph.ResetError{Reason: reasonMalformed, Oldest: j.Oldest(), Newest: newest}}, nil
 		}
 		return start{at: c, told: true}, nil
 	case req.since != "":
 		return beginSince(j, req.since)
 	}
-	return start{at: j.Token()}, nil
+	return start{at: j.Token(), proven: true}, nil
 }
 
 // reasonMalformed is the reset's reason for a last event id that is no cursor.
@@ -221,7 +253,7 @@ func beginSince(j journal, since string) (start, error) {
 	}
 	c, err := j.Since(t)
 	if reset := (*graph.ResetError)(nil); errors.As(err, &reset) {
-		return start{at: reset.Newest, reset: reset}, nil
+		return start{at: reset.Newest, proven: true, reset: reset}, nil
 	}
 	if err != nil {
 		return start{}, fmt.Errorf("seeking %s in the journal: %w", t.Format(time.RFC3339), err)

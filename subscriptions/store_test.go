@@ -45,6 +45,7 @@ func openStore(t testing.TB, clock func() time.Time) *graph.Store {
 func serveTCP(t *testing.T, j journal, o StreamOptions) *served {
 	t.Helper()
 	s := NewStreamer(j, o)
+	stop := run(t, s)
 	server := httptest.NewServer(s)
 	transport := &http.Transport{DisableCompression: true, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return new(net.Dialer).DialContext(ctx, "tcp", server.Listener.Addr().String())
@@ -53,6 +54,7 @@ func serveTCP(t *testing.T, j journal, o StreamOptions) *served {
 		if err := s.Shutdown(context.Background()); err != nil {
 			t.Error(err)
 		}
+		stop()
 		transport.CloseIdleConnections()
 		server.Close()
 	})
@@ -92,11 +94,22 @@ func readAll(t *testing.T, store *graph.Store) (all []graph.Notice) {
 	return all
 }
 
+// transports runs test over each way to take a stream to its reader.
+func transports(t *testing.T, test func(t *testing.T, o StreamOptions)) {
+	t.Run("sockets", func(t *testing.T) { test(t, StreamOptions{}) }) // where the system has them
+	t.Run("portable", func(t *testing.T) { test(t, StreamOptions{portable: true}) })
+}
+
 func TestNothingOfTheStoreIsLostOrDoubledAcrossRandomDisconnects(t *testing.T) {
+	transports(t, losesNothing)
+}
+
+func losesNothing(t *testing.T, o StreamOptions) {
 	seed := rand.Uint64()
 	store := openStore(t, time.Now)
 	// The streams end soon, and each then tells its position.
-	s := serveTCP(t, store, StreamOptions{MaxAge: 300 * time.Millisecond})
+	o.MaxAge = 300 * time.Millisecond
+	s := serveTCP(t, store, o)
 	from := store.Token()
 	written := make(chan struct{})
 	go func() {
@@ -117,7 +130,7 @@ func TestNothingOfTheStoreIsLostOrDoubledAcrossRandomDisconnects(t *testing.T) {
 	for i := range filters {
 		filters[i] = randomFilter(random)
 		wg.Go(func() {
-			got[i] = readToTheEnd(t, s, filters[i], from, end, 50*time.Millisecond, rand.New(rand.NewPCG(seed, uint64(2+i))))
+			got[i] = readToTheEnd(t, s, filters[i].query(), from, end, 50*time.Millisecond, rand.New(rand.NewPCG(seed, uint64(2+i))))
 		})
 	}
 	wg.Wait()
@@ -138,11 +151,13 @@ func TestNothingOfTheStoreIsLostOrDoubledAcrossRandomDisconnects(t *testing.T) {
 	}
 }
 
-func TestAReaderOfAnotherStoreIsReset(t *testing.T) {
+func TestAReaderOfAnotherStoreIsReset(t *testing.T) { transports(t, aReaderOfAnotherStoreIsReset) }
+
+func aReaderOfAnotherStoreIsReset(t *testing.T, o StreamOptions) {
 	before, store := openStore(t, time.Now), openStore(t, time.Now)
 	edit(t, before, 1000, 1003, rand.New(rand.NewPCG(1, 1)))
 	edit(t, store, 1000, 1003, rand.New(rand.NewPCG(1, 1)))
-	s := serveTCP(t, store, StreamOptions{})
+	s := serveTCP(t, store, o)
 	for i, reason := range []string{"epoch", "future"} {
 		lastID := before.Token()
 		if reason == "future" {
@@ -161,13 +176,15 @@ func TestAReaderOfAnotherStoreIsReset(t *testing.T) {
 	}
 }
 
-func TestATimeIsFoundInTheStore(t *testing.T) {
+func TestATimeIsFoundInTheStore(t *testing.T) { transports(t, aTimeIsFoundInTheStore) }
+
+func aTimeIsFoundInTheStore(t *testing.T, o StreamOptions) {
 	store := openStore(t, time.Now)
 	edit(t, store, 1000, 1050, rand.New(rand.NewPCG(1, 1)))
 	all := readAll(t, store)
 	middle := all[len(all)/2].At
 	first := slices.IndexFunc(all, func(n graph.Notice) bool { return !n.At.Before(middle) })
-	r := serveTCP(t, store, StreamOptions{}).open(t, "since="+middle.Format(time.RFC3339Nano))
+	r := serveTCP(t, store, o).open(t, "since="+middle.Format(time.RFC3339Nano))
 	defer r.body.Close()
 	for _, want := range all[first:] {
 		e, ok := r.next()
@@ -178,6 +195,10 @@ func TestATimeIsFoundInTheStore(t *testing.T) {
 }
 
 func TestAReaderThatStaysAwayTooLongIsReset(t *testing.T) {
+	transports(t, aReaderThatStaysAwayTooLongIsReset)
+}
+
+func aReaderThatStaysAwayTooLongIsReset(t *testing.T, o StreamOptions) {
 	var later atomic.Int64
 	store := openStore(t, func() time.Time { return time.Now().Add(time.Duration(later.Load())) })
 	edit(t, store, 1000, 1010, rand.New(rand.NewPCG(1, 1)))
@@ -187,7 +208,7 @@ func TestAReaderThatStaysAwayTooLongIsReset(t *testing.T) {
 	for v := 1020; store.Oldest().Seq <= away.Seq; v++ { // each is news, until the old ones go
 		edit(t, store, v, v+1, rand.New(rand.NewPCG(1, 1)))
 	}
-	s := serveTCP(t, store, StreamOptions{})
+	s := serveTCP(t, store, o)
 	r := s.open(t, "", "Last-Event-ID", away.String())
 	if e, ok := r.next(); !ok || e.kind != "reset" || e.id != store.Token().String() || !bytes.Contains(e.data, []byte(`"reason":"trimmed"`)) {
 		t.Errorf("after a position that is trimmed: got %s %s %s", e.kind, e.id, e.data)

@@ -1,0 +1,442 @@
+package hub
+
+import (
+	"bufio"
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+	"strconv"
+	"time"
+
+	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/subscriptions"
+	"github.com/go-chi/chi/v5"
+)
+
+const (
+	// maxChannelPage bounds a page of channels.
+	maxChannelPage = 1000
+	// maxDefinitionValues bounds the URIs in the definition of a channel; more are
+	// put on its list afterwards.
+	maxDefinitionValues = graph.MaxListEdit
+	// maxListLine bounds a line of a list that is sent, in bytes: a URI whose every
+	// byte is escaped.
+	maxListLine = 6*graph.MaxURI + 64
+)
+
+// channelShape is a channel as it is shown.
+type channelShape struct {
+	Name string `json:"name"`
+	subscriptions.Definition
+	Listed  bool   `json:"listed"`
+	URIs    int    `json:"uris"`
+	BuiltIn bool   `json:"built_in,omitempty"`
+	Cursor  string `json:"cursor,omitempty"`
+}
+
+func shapeChannel(info subscriptions.ChannelInfo) channelShape {
+	s := channelShape{Name: info.Name, Definition: info.Definition, Listed: info.Listed, URIs: info.URIs, BuiltIn: info.BuiltIn}
+	if !info.At.IsZero() {
+		s.Cursor = info.At.String()
+	}
+	return s
+}
+
+// editShape is what became of a change of a list.
+type editShape struct {
+	Added   int    `json:"added"`
+	Removed int    `json:"removed"`
+	Cursor  string `json:"cursor"`
+}
+
+// channelName returns the name in the address of r.
+func channelName(r *http.Request) (string, error) {
+	name, err := url.PathUnescape(chi.URLParam(r, "name"))
+	if err != nil {
+		return "", refuse(unknownChannel, "name", "%v", err)
+	}
+	return name, nil
+}
+
+// channelError tells what is wrong with a channel that was asked for.
+func channelError(err error) error {
+	var filter *subscriptions.FilterError
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &filter):
+		return refuse(badFilter, filter.Field, "%s", filter.Reason)
+	case errors.Is(err, subscriptions.ErrNoChannel):
+		return refuse(unknownChannel, "name", "%v", err)
+	case errors.Is(err, subscriptions.ErrBuiltIn), errors.Is(err, subscriptions.ErrNotListed):
+		return refuse(fixedChannel, "name", "%v", err)
+	case errors.Is(err, subscriptions.ErrTooManyChannels), errors.Is(err, subscriptions.ErrTooManyVersions):
+		return refuse(tooManyChannels, "name", "%v", err)
+	}
+	return err
+}
+
+// getChannels lists the channels that somebody made, after those that are always
+// there.
+func (h *Hub) getChannels(w http.ResponseWriter, r *http.Request) error {
+	q, err := query(r, "after", "limit")
+	if err != nil {
+		return err
+	}
+	limit, err := count(q, "limit", pageLimit, maxChannelPage)
+	if err != nil {
+		return err
+	}
+	list, next, err := h.channels.List(q.Get("after"), limit)
+	if err != nil {
+		return err
+	}
+	items := make([]channelShape, 0, len(list))
+	for _, info := range list {
+		items = append(items, shapeChannel(info))
+	}
+	return writeJSON(w, struct {
+		BuiltIn []string       `json:"built_in"`
+		Items   []channelShape `json:"items"`
+		Next    string         `json:"next,omitempty"`
+	}{[]string{"all", "host:{host}", "type:{type}"}, items, next})
+}
+
+func (h *Hub) getChannel(w http.ResponseWriter, r *http.Request) error {
+	name, err := channelName(r)
+	if err == nil {
+		_, err = query(r)
+	}
+	if err != nil {
+		return err
+	}
+	info, err := h.channels.Get(name)
+	if err != nil {
+		return channelError(err)
+	}
+	return writeJSON(w, shapeChannel(info))
+}
+
+// putChannel makes a channel or replaces it whole.
+func (h *Hub) putChannel(w http.ResponseWriter, r *http.Request) error {
+	name, err := channelName(r)
+	if err == nil {
+		_, err = query(r)
+	}
+	if err != nil {
+		return err
+	}
+	if err := subscriptions.ChannelName(name); errors.Is(err, subscriptions.ErrBuiltIn) {
+		return channelError(err)
+	} else if err != nil {
+		return refuse(badValue, "name", "%v", err)
+	}
+	var d subscriptions.Definition
+	err = withBody(w, r, []string{typeJSON}, func(body []byte) error {
+		return readObject(body, func(s *scanner, name string) (err error) { return h.readDefinition(s, name, &d) })
+	})
+	if err != nil {
+		return err
+	}
+	info, created, err := h.channels.Put(r.Context(), name, d)
+	if err != nil {
+		return channelError(err)
+	}
+	if created {
+		w.Header().Set("Content-Type", typeJSON)
+		w.WriteHeader(http.StatusCreated)
+	}
+	return writeJSON(w, shapeChannel(info))
+}
+
+// readDefinition reads one member of a channel's definition.
+func (h *Hub) readDefinition(s *scanner, name string, d *subscriptions.Definition) (err error) {
+	switch name {
+	case "uri":
+		d.URI, err = s.uris(maxDefinitionValues, h.cfg.Schemes)
+	case "prefix":
+		d.Prefix, err = s.texts(maxDefinitionValues)
+	case "host":
+		d.Host, err = s.texts(maxDefinitionValues)
+	case "type":
+		d.Type, err = s.texts(maxDefinitionValues)
+	case "bucket":
+		d.Bucket, err = s.texts(maxDefinitionValues)
+	case "kind":
+		d.Kind, err = s.texts(maxDefinitionValues)
+	case "lane":
+		d.Lane, err = s.texts(maxDefinitionValues)
+	case "public":
+		d.Public, err = s.boolean()
+	default:
+		err = errNoMember
+	}
+	return err
+}
+
+// patchChannel changes the list of a channel: by one object, all or nothing, or
+// by lines, as many as it takes.
+func (h *Hub) patchChannel(w http.ResponseWriter, r *http.Request) error {
+	name, err := channelName(r)
+	if err == nil {
+		_, err = query(r)
+	}
+	if err != nil {
+		return err
+	}
+	if isLines(r.Header) {
+		return h.patchByLines(w, r, name)
+	}
+	var add, remove []string
+	err = withBody(w, r, []string{typeJSON, typeNDJSON}, func(body []byte) error {
+		return readObject(body, func(s *scanner, field string) (err error) {
+			switch field {
+			case "add":
+				add, err = s.listChange(h.cfg.Schemes)
+			case "remove":
+				remove, err = s.listChange(h.cfg.Schemes)
+			default:
+				err = errNoMember
+			}
+			return err
+		})
+	})
+	if err != nil {
+		return err
+	}
+	if len(add)+len(remove) > graph.MaxListEdit {
+		return exceeds(overLimit, "add", graph.MaxListEdit, "URIs in one request; send more as "+typeNDJSON)
+	}
+	res, err := h.channels.Edit(r.Context(), name, add, remove)
+	if err != nil {
+		return channelError(err)
+	}
+	return writeJSON(w, editShape{res.Added, res.Removed, res.At.String()})
+}
+
+// listChange reads {"uri":[…]}.
+func (s *scanner) listChange(schemes []string) (uris []string, err error) {
+	if err := s.object(); err != nil {
+		return nil, err
+	}
+	for first := true; ; first = false {
+		ok, err := s.more(first, '}')
+		if err != nil || !ok {
+			return uris, err
+		}
+		key, err := s.key()
+		if err != nil {
+			return nil, err
+		}
+		if string(key) != "uri" || !first {
+			return nil, refuse(unknownField, clip(key), "only uri can be changed, once; all else by replacing the channel")
+		}
+		if uris, err = s.uris(graph.MaxListEdit, schemes); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// texts reads a list of at most most texts.
+func (s *scanner) texts(most int) ([]string, error) {
+	if err := s.array(); err != nil {
+		return nil, err
+	}
+	list := []string{}
+	for {
+		ok, err := s.more(len(list) == 0, ']')
+		if err != nil || !ok {
+			return list, err
+		}
+		if len(list) == most {
+			return nil, exceeds(overLimit, "", int64(most), "values")
+		}
+		t, err := s.text()
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, string(t))
+	}
+}
+
+// A listLoad takes a list in, line by line: {"add":URI} or {"remove":URI}. What
+// is full is durable before the next is read, so a load that breaks off is sent
+// again without harm.
+type listLoad struct {
+	h           *Hub
+	r           *http.Request
+	name        string
+	add, remove []string
+	last        map[string]bool // whether what was said last of a URI is add
+	done        int             // lines that are durable
+	line        int             // read
+	sum         graph.ListResult
+}
+
+// patchByLines changes a list of any length.
+func (h *Hub) patchByLines(w http.ResponseWriter, r *http.Request, name string) error {
+	body, closeBody, err := inflated(r.Body, r.Header.Values("Content-Encoding"))
+	if err != nil {
+		return err
+	}
+	defer closeBody()
+	control := http.NewResponseController(w)
+	l := &listLoad{h: h, r: r, name: name, last: map[string]bool{}}
+	lines := bufio.NewScanner(body)
+	lines.Buffer(nil, maxListLine)
+	for {
+		// Each part has the time that an ordinary body has.
+		control.SetReadDeadline(time.Now().Add(bodyDeadline))
+		control.SetWriteDeadline(time.Now().Add(answerDeadline))
+		more, err := l.fill(lines)
+		if err == nil {
+			err = l.commit()
+		}
+		if err != nil {
+			return l.refusal(err)
+		}
+		if !more {
+			return writeJSON(w, editShape{l.sum.Added, l.sum.Removed, l.sum.At.String()})
+		}
+	}
+}
+
+// fill reads lines up to what one commit takes and reports whether there are more.
+func (l *listLoad) fill(lines *bufio.Scanner) (more bool, err error) {
+	clear(l.last)
+	for len(l.last) < graph.MaxListEdit {
+		if !lines.Scan() {
+			return false, lineError(lines.Err())
+		}
+		l.line++
+		text := bytes.TrimSpace(lines.Bytes())
+		if len(text) == 0 {
+			continue
+		}
+		err := readObject(text, func(s *scanner, field string) error {
+			if field != "add" && field != "remove" {
+				return errNoMember
+			}
+			uri, err := s.uri(l.h.cfg.Schemes)
+			l.last[uri] = field == "add"
+			return err
+		})
+		if err != nil {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func lineError(err error) error {
+	switch {
+	case err == nil, errors.Is(err, io.EOF):
+		return nil
+	case errors.Is(err, bufio.ErrTooLong):
+		return exceeds(overLimit, "", maxListLine, "bytes in a line")
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return err
+	}
+	return bodyError(err)
+}
+
+// commit makes what was read durable.
+func (l *listLoad) commit() error {
+	l.add, l.remove = l.add[:0], l.remove[:0]
+	for uri, add := range l.last {
+		if add {
+			l.add = append(l.add, uri)
+		} else {
+			l.remove = append(l.remove, uri)
+		}
+	}
+	res, err := l.h.channels.Edit(l.r.Context(), l.name, l.add, l.remove)
+	if err != nil {
+		return channelError(err)
+	}
+	l.sum.Added += res.Added
+	l.sum.Removed += res.Removed
+	l.sum.At, l.done = res.At, l.line
+	return nil
+}
+
+// refusal says how far a load came.
+func (l *listLoad) refusal(err error) error {
+	var no *refusal
+	if !errors.As(err, &no) {
+		if l.done == 0 {
+			return err
+		}
+		return fmt.Errorf("after %d lines, which are kept: %w", l.done, err)
+	}
+	item := l.line - 1
+	no.item = &item
+	if l.done > 0 {
+		no.detail += "; the " + strconv.Itoa(l.done) + " lines before are kept"
+	}
+	return no
+}
+
+// getChannelURIs lists the URIs of a channel's list, a page or, as NDJSON, all.
+func (h *Hub) getChannelURIs(w http.ResponseWriter, r *http.Request) error {
+	name, err := channelName(r)
+	if err != nil {
+		return err
+	}
+	q, err := query(r, "after", "limit")
+	if err != nil {
+		return err
+	}
+	limit, err := count(q, "limit", pageLimit, maxPage)
+	if err != nil {
+		return err
+	}
+	lines := acceptsLines(r.Header)
+	if lines {
+		if q.Has("limit") {
+			return refuse(badQuery, "limit", "a listing as NDJSON has no pages; leave it out")
+		}
+		limit = linesPage
+	}
+	page := func(after string) ([]string, string, error) { return h.channels.URIs(name, after, limit) }
+	uris, next, err := page(q.Get("after"))
+	if errors.Is(err, graph.ErrCursor) {
+		return refuse(badQuery, "after", "%v", err)
+	}
+	if err != nil {
+		return channelError(err)
+	}
+	if lines {
+		writePages(w, r, uris, next, page, func(b []byte, uri string) []byte {
+			return append(appendText(append(b, `{"uri":`...), uri), "}\n"...)
+		})
+		return nil
+	}
+	if uris == nil {
+		uris = []string{}
+	}
+	return writeJSON(w, struct {
+		URIs []string `json:"uris"`
+		Next string   `json:"next,omitempty"`
+	}{uris, next})
+}
+
+// deleteChannel forgets a channel; its streams end.
+func (h *Hub) deleteChannel(w http.ResponseWriter, r *http.Request) error {
+	name, err := channelName(r)
+	if err == nil {
+		_, err = query(r)
+	}
+	if err != nil {
+		return err
+	}
+	at, err := h.channels.Delete(r.Context(), name)
+	if err != nil {
+		return channelError(err)
+	}
+	return writeJSON(w, cursorShape{at.String()})
+}

@@ -1,0 +1,513 @@
+package subscriptions
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/freshwire/freshwire/graph"
+)
+
+const (
+	// maxChannels bounds the channels of a hub: each takes about 1 KB of memory.
+	maxChannels = 200_000
+	// maxChannelName bounds a name in bytes: it stands in addresses and logs.
+	maxChannelName = 64
+	// maxVersions bounds how often a channel is replaced within what the journal
+	// keeps: a reader who comes back is served by the versions of that time.
+	maxVersions = 100
+	// listBlock is how many lists are reserved by one write, so that no number is
+	// given twice, crashes included.
+	listBlock = 1000
+)
+
+// Records of the channels in the store.
+const (
+	recordChannel = "channel/"
+	recordLists   = "lists"
+)
+
+var (
+	// ErrNoChannel reports a channel that was never made, or was deleted.
+	ErrNoChannel = errors.New("there is no such channel")
+	// ErrBuiltIn reports a change of a channel that every hub has: all, and one for
+	// each host and each type.
+	ErrBuiltIn = errors.New("a built-in channel cannot be changed")
+	// ErrNotListed reports URIs for a channel that keeps no list of them.
+	ErrNotListed = errors.New("the channel keeps no list of URIs; replace it with one that has \"uri\", which may be empty")
+	// ErrTooManyChannels reports that there is no room for one more.
+	ErrTooManyChannels = fmt.Errorf("the hub has %d channels; delete one first", maxChannels)
+	// ErrTooManyVersions reports a channel that is replaced too often.
+	ErrTooManyVersions = fmt.Errorf("the channel was replaced %d times within what the journal keeps; change its URIs instead, or come again", maxVersions)
+)
+
+// ChannelName checks the name of a channel that somebody makes: 1 to 64 of a-z,
+// 0-9, dot, dash and underscore, the first a letter or digit.
+func ChannelName(name string) error {
+	const first = "abcdefghijklmnopqrstuvwxyz0123456789"
+	switch {
+	case name == "" || len(name) > maxChannelName:
+		return fmt.Errorf("a name has 1 to %d characters", maxChannelName)
+	case strings.Trim(name, first+".-_") != "", !strings.ContainsRune(first, rune(name[0])):
+		return errors.New("a name has a-z, 0-9, dot, dash and underscore alone, and begins with a letter or digit")
+	case name == channelAll:
+		return ErrBuiltIn
+	}
+	return nil
+}
+
+// The channels that every hub has. None of their names but the first is one that
+// a channel can be given.
+const (
+	channelAll  = "all"
+	channelHost = "host:"
+	channelType = "type:"
+)
+
+// builtIn returns the filter of a channel that every hub has.
+func builtIn(name string) (f Filter, ok bool) {
+	if name == channelAll {
+		return Filter{}, true
+	}
+	if host, ok := strings.CutPrefix(name, channelHost); ok && host != "" {
+		return Filter{Host: []string{host}}, true
+	}
+	if typ, ok := strings.CutPrefix(name, channelType); ok && typ != "" {
+		return Filter{Type: []string{typ}}, true
+	}
+	return Filter{}, false
+}
+
+// A channelStore is what channels ask of the graph.
+type channelStore interface {
+	EditList(ctx context.Context, e graph.ListEdit) (graph.ListResult, error)
+	Records(prefix string, f func(key string, value []byte) error) error
+	Listed(list graph.ListID, after string, limit int) (uris []string, next string, err error)
+	CountListed(list graph.ListID) (int, error)
+	Oldest() graph.Cursor
+}
+
+// Definition is what a channel lets through. The values of Filter.URI are a list
+// that can be changed without replacing the channel and be as long as the store
+// bears; if it is not nil the channel has one, even if it is empty.
+type Definition struct {
+	Filter
+	// Public channels are for everybody to read.
+	Public bool `json:"public,omitempty"`
+}
+
+// ChannelInfo is what is shown of a channel.
+type ChannelInfo struct {
+	Name       string
+	Definition      // without the URIs of its list
+	Listed     bool // it has a list of URIs
+	URIs       int  // on the list
+	BuiltIn    bool
+	At         graph.Cursor // from here on it has been what it is; zero if it is built in
+}
+
+// Channels are the named filters of a hub. They are kept in the store, and every
+// change of one takes effect at a position of the journal: notices up to it are
+// judged by what the channel was, also for a reader who comes back later. It is
+// safe for concurrent use.
+type Channels struct {
+	store   channelStore
+	schemes []string
+	pump    *pump // nil until a streamer follows
+
+	editing sync.Mutex // held by whoever changes a channel
+	lists   graph.ListID
+	spare   int // lists that are reserved after it
+
+	mu     sync.RWMutex
+	byName map[string]*channel
+}
+
+// channel is one named filter: a selector whose versions have their time.
+type channel struct {
+	name string
+
+	mu       sync.RWMutex
+	versions []version // oldest first, never none
+	deleted  bool
+}
+
+// A version decides from one position on until the next one does.
+type version struct {
+	From   uint64       `json:"from"`
+	List   graph.ListID `json:"list,omitempty"`
+	Filter Filter       `json:"filter"` // without URIs
+	Public bool         `json:"public,omitempty"`
+
+	matcher *Matcher
+}
+
+// channelRecord is how a channel is kept.
+type channelRecord struct {
+	Epoch    graph.Epoch `json:"epoch"`
+	Versions []version   `json:"versions"`
+}
+
+// OpenChannels reads the channels of a store. The schemes are those allowed
+// in URIs besides those of graph.CheckURI.
+func OpenChannels(store channelStore, schemes ...string) (*Channels, error) {
+	c := &Channels{store: store, schemes: schemes, byName: map[string]*channel{}}
+	err := store.Records(recordLists, func(_ string, value []byte) error { return json.Unmarshal(value, &c.lists) })
+	if err != nil {
+		return nil, fmt.Errorf("channels: %w", err)
+	}
+	err = store.Records(recordChannel, func(key string, value []byte) error {
+		name := strings.TrimPrefix(key, recordChannel)
+		var r channelRecord
+		if err := json.Unmarshal(value, &r); err != nil {
+			return fmt.Errorf("channel %s: %w", name, err)
+		}
+		for i := range r.Versions {
+			if err := r.Versions[i].compile(schemes); err != nil {
+				return fmt.Errorf("channel %s: %w", name, err)
+			}
+		}
+		if len(r.Versions) == 0 {
+			return fmt.Errorf("channel %s has no version", name)
+		}
+		c.byName[name] = &channel{name: name, versions: r.Versions}
+		return nil
+	})
+	return c, err
+}
+
+func (v *version) compile(schemes []string) (err error) {
+	if v.matcher, err = Compile(v.Filter, schemes...); err == nil {
+		v.matcher.list = v.List
+	}
+	return err
+}
+
+// follow has changes take effect where p is in the journal.
+func (c *Channels) follow(p *pump) { c.pump = p }
+
+// Match judges n by what the channel was when it was written.
+func (ch *channel) Match(n *graph.Notice) bool {
+	if n.Cursor.Seq == 0 {
+		return false
+	}
+	m, _ := ch.at(n.Cursor.Seq - 1)
+	return m != nil && m.Match(n)
+}
+
+// at returns the version that decides strictly after seq.
+func (ch *channel) at(seq uint64) (*Matcher, uint64) {
+	ch.mu.RLock()
+	defer ch.mu.RUnlock()
+	until := uint64(math.MaxUint64)
+	for _, v := range slices.Backward(ch.versions) {
+		if v.From <= seq {
+			return v.matcher, until
+		}
+		until = v.From
+	}
+	return nil, until
+}
+
+func (ch *channel) gone() bool {
+	ch.mu.RLock()
+	defer ch.mu.RUnlock()
+	return ch.deleted
+}
+
+// routes are those of all versions that still decide after head.
+func (ch *channel) routes(head uint64) (all routes, until uint64) {
+	ch.mu.RLock()
+	defer ch.mu.RUnlock()
+	for _, v := range slices.Backward(ch.versions) {
+		r, _ := v.matcher.routes(head)
+		if all, until = all.and(r), max(until, v.From); v.From <= head {
+			break
+		}
+	}
+	return all, until
+}
+
+func (ch *channel) newest() version {
+	ch.mu.RLock()
+	defer ch.mu.RUnlock()
+	return ch.versions[len(ch.versions)-1]
+}
+
+// selector returns what a channel lets through, and under which key its readers
+// are one class.
+func (c *Channels) selector(name string) (key string, sel selector, err error) {
+	if f, ok := builtIn(name); ok {
+		m, err := Compile(f)
+		return filterKey(f), m, err
+	}
+	ch, err := c.find(name)
+	return channelKey(name), ch, err
+}
+
+// Keys of classes.
+func channelKey(name string) string { return "c" + name }
+func filterKey(f Filter) string     { return "f" + f.key() }
+
+func (c *Channels) find(name string) (*channel, error) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if ch := c.byName[name]; ch != nil {
+		return ch, nil
+	}
+	return nil, fmt.Errorf("%w: %.80q", ErrNoChannel, name)
+}
+
+// Get shows one channel, or reports [ErrNoChannel].
+func (c *Channels) Get(name string) (ChannelInfo, error) {
+	if f, ok := builtIn(name); ok {
+		return ChannelInfo{Name: name, Definition: Definition{Filter: f}, BuiltIn: true}, nil
+	}
+	ch, err := c.find(name)
+	if err != nil {
+		return ChannelInfo{}, err
+	}
+	return c.info(ch)
+}
+
+func (c *Channels) info(ch *channel) (info ChannelInfo, err error) {
+	v := ch.newest()
+	info = ChannelInfo{Name: ch.name, Definition: Definition{v.Filter, v.Public}, Listed: v.List != 0,
+		At: graph.Cursor{Epoch: c.store.Oldest().Epoch, Seq: v.From}}
+	if info.Listed {
+		info.URIs, err = c.store.CountListed(v.List)
+	}
+	return info, err
+}
+
+// List shows up to limit channels that somebody made, by name, after one.
+func (c *Channels) List(after string, limit int) (list []ChannelInfo, next string, err error) {
+	c.mu.RLock()
+	names := slices.Sorted(maps.Keys(c.byName))
+	c.mu.RUnlock()
+	i, found := slices.BinarySearch(names, after)
+	if found {
+		i++
+	}
+	names = names[i:]
+	if len(names) > limit {
+		names, next = names[:limit], names[limit-1]
+	}
+	for _, name := range names {
+		info, err := c.Get(name)
+		if errors.Is(err, ErrNoChannel) {
+			continue // deleted since
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		list = append(list, info)
+	}
+	return list, next, nil
+}
+
+// URIs lists up to limit of the URIs of a channel's list, in the order the store
+// first heard of them, strictly after a position ("" is the start). Next is where
+// to go on, "" at the end.
+func (c *Channels) URIs(name, after string, limit int) (uris []string, next string, err error) {
+	if _, ok := builtIn(name); ok {
+		return nil, "", ErrNotListed
+	}
+	ch, err := c.find(name)
+	if err != nil {
+		return nil, "", err
+	}
+	v := ch.newest()
+	if v.List == 0 {
+		return nil, "", ErrNotListed
+	}
+	return c.store.Listed(v.List, after, limit)
+}
+
+// Put makes a channel, or replaces one whole, its list included. It is durable
+// when Put returns; the notices after the position that it names are judged by the
+// new definition and none before. A *FilterError names the field that cannot be
+// served.
+func (c *Channels) Put(ctx context.Context, name string, d Definition) (info ChannelInfo, created bool, err error) {
+	if err := ChannelName(name); err != nil {
+		return info, false, err
+	}
+	if _, err := Compile(d.Filter, c.schemes...); err != nil {
+		return info, false, err
+	}
+	c.editing.Lock()
+	defer c.editing.Unlock()
+	next := version{Filter: d.Filter, Public: d.Public}
+	next.Filter.URI = nil
+	if err := next.compile(c.schemes); err != nil {
+		return info, false, err
+	}
+	edit := graph.ListEdit{Key: recordChannel + name}
+	if d.URI != nil {
+		if next.List, err = c.newList(ctx); err != nil {
+			return info, false, err
+		}
+		next.matcher.list, edit.List, edit.Add = next.List, next.List, slices.Compact(slices.Sorted(slices.Values(d.URI)))
+	}
+	old, err := c.find(name)
+	if created = err != nil; created {
+		old = nil
+	}
+	var versions []version
+	if versions, err = c.versionsOf(old); err != nil {
+		return info, false, err
+	}
+	if n := len(versions); n > 0 && versions[n-1].List != 0 {
+		edit.Drop = []graph.ListID{versions[n-1].List}
+	}
+	edit.Record = func(at graph.Cursor) []byte {
+		next.From = at.Seq
+		if n := len(versions); n > 0 && versions[n-1].From == at.Seq {
+			versions = versions[:n-1] // it decided nothing
+		}
+		return encodeChannel(at.Epoch, append(versions, next))
+	}
+	release := c.hold(name)
+	if _, err := c.store.EditList(ctx, edit); err != nil {
+		release()
+		return info, false, fmt.Errorf("channel %s: %w", name, err)
+	}
+	ch := c.install(name, old, append(versions, next))
+	release()
+	info, err = c.info(ch)
+	return info, created, err
+}
+
+// versionsOf returns the versions of a channel that the journal still needs.
+func (c *Channels) versionsOf(ch *channel) ([]version, error) {
+	if ch == nil {
+		c.mu.RLock()
+		defer c.mu.RUnlock()
+		if len(c.byName) >= maxChannels {
+			return nil, ErrTooManyChannels
+		}
+		return nil, nil
+	}
+	ch.mu.RLock()
+	versions := slices.Clone(ch.versions)
+	ch.mu.RUnlock()
+	oldest := c.store.Oldest().Seq
+	for len(versions) > 1 && versions[1].From <= oldest {
+		versions = versions[1:]
+	}
+	if len(versions) >= maxVersions {
+		return nil, ErrTooManyVersions
+	}
+	return versions, nil
+}
+
+func encodeChannel(epoch graph.Epoch, versions []version) []byte {
+	b, err := json.Marshal(channelRecord{epoch, versions})
+	if err != nil {
+		panic(err) // strings and numbers
+	}
+	return b
+}
+
+// install makes versions known once they are durable.
+func (c *Channels) install(name string, ch *channel, versions []version) *channel {
+	if ch == nil {
+		ch = &channel{name: name, versions: versions}
+		c.mu.Lock()
+		c.byName[name] = ch
+		c.mu.Unlock()
+		return ch
+	}
+	ch.mu.Lock()
+	ch.versions = versions
+	ch.mu.Unlock()
+	return ch
+}
+
+// hold keeps the pump from matching until release is called: so it has judged no
+// notice beyond the position at which a change takes effect.
+func (c *Channels) hold(name string) (release func()) {
+	if c.pump == nil {
+		return func() {}
+	}
+	return c.pump.hold(channelKey(name))
+}
+
+// newList returns a number that no list ever had.
+func (c *Channels) newList(ctx context.Context) (graph.ListID, error) {
+	if c.spare == 0 {
+		reserved := c.lists + listBlock
+		_, err := c.store.EditList(ctx, graph.ListEdit{Key: recordLists, Record: func(graph.Cursor) []byte {
+			b, err := json.Marshal(reserved)
+			if err != nil {
+				panic(err) // a number
+			}
+			return b
+		}})
+		if err != nil {
+			return 0, fmt.Errorf("reserving lists: %w", err)
+		}
+		c.spare = listBlock
+	}
+	c.lists++
+	c.spare--
+	return c.lists, nil
+}
+
+// Edit puts URIs on the list of a channel and takes others off, together at most
+// [graph.MaxListEdit]. It is durable when Edit returns; the notices after the
+// position that it names are judged by the new list and none before.
+func (c *Channels) Edit(ctx context.Context, name string, add, remove []string) (graph.ListResult, error) {
+	if _, ok := builtIn(name); ok {
+		return graph.ListResult{}, ErrBuiltIn
+	}
+	c.editing.Lock()
+	defer c.editing.Unlock()
+	ch, err := c.find(name)
+	if err != nil {
+		return graph.ListResult{}, err
+	}
+	v := ch.newest()
+	if v.List == 0 {
+		return graph.ListResult{}, ErrNotListed
+	}
+	return c.store.EditList(ctx, graph.ListEdit{List: v.List, Add: add, Remove: remove})
+}
+
+// Delete forgets a channel. Its streams end. It is durable when Delete returns
+// the position from which on the channel is not.
+func (c *Channels) Delete(ctx context.Context, name string) (graph.Cursor, error) {
+	if _, ok := builtIn(name); ok {
+		return graph.Cursor{}, ErrBuiltIn
+	}
+	c.editing.Lock()
+	defer c.editing.Unlock()
+	ch, err := c.find(name)
+	if err != nil {
+		return graph.Cursor{}, err
+	}
+	edit := graph.ListEdit{Key: recordChannel + name, Record: func(graph.Cursor) []byte { return nil }}
+	if v := ch.newest(); v.List != 0 {
+		edit.Drop = []graph.ListID{v.List}
+	}
+	release := c.hold(name)
+	res, err := c.store.EditList(ctx, edit)
+	if err != nil {
+		release()
+		return graph.Cursor{}, fmt.Errorf("channel %s: %w", name, err)
+	}
+	c.mu.Lock()
+	delete(c.byName, name)
+	c.mu.Unlock()
+	ch.mu.Lock()
+	ch.deleted = true
+	ch.mu.Unlock()
+	release()
+	return res.At, nil
+}
