@@ -11,8 +11,9 @@ import (
 	"time"
 )
 
-// envLarge adds 10,000 connections to BenchmarkFanout.
-const envLarge = "FRESHWIRE_BENCH_LARGE"
+// envLarge adds 10,000 connections to BenchmarkFanout. Like envServer it does not
+// begin as the settings of a hub do, which refuses those it does not know.
+const envLarge = "FANOUT_LARGE"
 
 // BenchmarkFanout brings notices of about 300 bytes to many readers that want all
 // of them: a hub, which writes each to its disk first, beside two servers that
@@ -94,7 +95,9 @@ func startServer(b *testing.B, cmd *exec.Cmd) string {
 		cmd.Wait()
 	})
 	lines := bufio.NewScanner(log)
+	var said []string
 	for lines.Scan() {
+		said = append(said, lines.Text())
 		if rest, ok := strings.CutPrefix(lines.Text(), "hub at "); ok {
 			url, _, _ := strings.Cut(rest, ",")
 			go func() {
@@ -104,6 +107,6 @@ func startServer(b *testing.B, cmd *exec.Cmd) string {
 			return url
 		}
 	}
-	b.Fatal("the server does not say where it is")
+	b.Fatalf("the server does not say where it is, but %q", said)
 	return ""
 }

@@ -16,7 +16,7 @@ import (
 )
 
 // envServer, when set, makes the test binary a server for a benchmark.
-const envServer = "FRESHWIRE_BENCH_SERVER"
+const envServer = "FANOUT_SERVER"
 
 func TestMain(m *testing.M) {
 	if kind := os.Getenv(envServer); kind != "" {
