@@ -241,6 +241,28 @@ func randomSnapshot(rng *rand.Rand, now time.Time, primaries, artefacts int, lay
 	return us
 }
 
+func TestAnImportedStoreKeepsListsLikeAnyOther(t *testing.T) {
+	us := randomSnapshot(rand.New(rand.NewPCG(3, 1)), rigStart, 20, 40, false)
+	g, _ := importRig(t, Options{}, rigStart, us)
+	if v, err := g.s.meta(metaFormat); err != nil || len(v) != 1 || v[0] != formatVersion {
+		t.Errorf("its format is %v, %v, want %d", v, err, formatVersion)
+	}
+	uris := slices.DeleteFunc(urisOf(us), func(uri string) bool { return strings.HasPrefix(uri, "ticker:") })
+	g.editList(ListEdit{List: 1, Add: uris[2:9]})
+	for i, uri := range uris {
+		g.apply(Update{URI: uri, Hash: fmt.Sprint("new", i), Version: fmt.Sprint(1_000_000 + i)})
+	}
+	got := g.scanned(&Pick{Lists: []ListID{1}}, g.s.Oldest(), 5)
+	for _, n := range got {
+		if !slices.Contains(uris[2:9], n.URI) || !slices.Equal(n.Lists, []ListID{1}) {
+			t.Errorf("%s is marked for %v", n.URI, n.Lists)
+		}
+	}
+	if len(got) < 7 {
+		t.Errorf("%d notices of 7 members", len(got))
+	}
+}
+
 func TestAnImportedStoreAnswersLikeOneThatTookTheUpdates(t *testing.T) {
 	for seed := range uint64(24) {
 		layers := seed%2 == 1

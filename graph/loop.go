@@ -239,6 +239,7 @@ func (s *Store) step(now int64, reqs []*request, work func(t *txn)) (f flight, e
 		}
 	}()
 	t := s.begin(now)
+	defer t.listsMoved()
 	t.sweep() // first: who begins to wait in this minute has not waited since sixteen
 	for _, r := range reqs {
 		r.apply(t)

@@ -181,11 +181,12 @@ func (t *txn) listsOf(ids []ID) (out [][]ListID) {
 // readLists looks up the lists of ids[i] for each i of missing. Those of a
 // fan-out are not kept: they would drive out who is edited again and again.
 func (t *txn) readLists(ids []ID, missing []int, out [][]ListID) {
-	from, to := ids[missing[0]], ids[missing[len(missing)-1]]
-	it := t.iter(onKey(from), after(onKey(to)))
-	defer func() { check(it.Close()) }()
+	if t.on == nil {
+		t.on = t.iter([]byte{spaceList, listOf}, []byte{spaceList, listOf + 1})
+	}
+	it := t.on
 	var shared []ListID // what the one before is on: in a fan-out often the same
-	ok := it.First()
+	ok := it.SeekGE(onKey(ids[missing[0]]))
 	for _, i := range missing {
 		id := ids[i]
 		ok = ok && seekID(it, id)
@@ -201,6 +202,14 @@ func (t *txn) readLists(ids []ID, missing []int, out [][]ListID) {
 			held = shared
 		}
 		shared, out[i] = held, held
+	}
+}
+
+// listsMoved has what a txn wrote of who is on which list be seen by it.
+func (t *txn) listsMoved() {
+	if t.on != nil {
+		check(t.on.Close())
+		t.on = nil
 	}
 }
 

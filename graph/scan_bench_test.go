@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 )
@@ -228,6 +229,69 @@ func listMany(b *testing.B, s *Store, n int) {
 		}
 	}
 	settleDisk(b, s)
+}
+
+// BenchmarkSweepLists is what a sweep does about 100,000 lists, each of which has
+// three chunks, two of them trimmed.
+func BenchmarkSweepLists(b *testing.B) {
+	const all = 100_000
+	s := benchStore(b, Options{})
+	for from := ListID(1); from < all; from += 1000 {
+		err := s.do(context.Background(), func(t *txn) {
+			for list := from; list < from+1000; list++ {
+				for _, seq := range []uint64{5, 50, 500} {
+					check(t.b.Set(markedKey(list, seq), nil, nil))
+				}
+			}
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	settleDisk(b, s)
+	s.journal.trimmedTo(100)
+	var took time.Duration
+	for b.Loop() {
+		err := s.do(context.Background(), func(t *txn) {
+			start := time.Now()
+			t.trimMarks()
+			took += time.Since(start)
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(took.Seconds()*1000/float64(b.N), "ms/sweep")
+}
+
+// BenchmarkEditList changes 10,000 members of a list of a million, beside which
+// nothing else happens; held is how long the commit has the loop for itself.
+func BenchmarkEditList(b *testing.B) {
+	s := benchStore(b, Options{Cache: 1 << 30})
+	uris := make([]string, MaxListEdit)
+	for i := range uris {
+		uris[i] = fmt.Sprintf("https://en.wiki.example/wiki/Page_%07d", i)
+	}
+	var held time.Duration
+	n := 0
+	for b.Loop() {
+		e := ListEdit{List: 1, Add: uris}
+		if n++; n%2 == 0 {
+			e.Add, e.Remove = nil, uris
+		}
+		_, err := s.editList(context.Background(), e, func(f func(t *txn)) (*request, error) {
+			return s.submit(context.Background(), func(t *txn) {
+				start := time.Now()
+				f(t)
+				held = max(held, time.Since(start))
+			})
+		})
+		if err != nil {
+			b.Fatal(err)
+		}
+	}
+	b.ReportMetric(float64(n)*MaxListEdit/b.Elapsed().Seconds(), "members/s")
+	b.ReportMetric(held.Seconds()*1000, "held-ms")
 }
 
 // forgetSummaries drops the summaries of blocks from disk and memory.

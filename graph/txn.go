@@ -22,13 +22,14 @@ type txn struct {
 	interned map[string]ID       // URIs given an id in this commit
 	accepted map[seenID]struct{} // idempotency keys written in this commit
 
-	open     chunk   // notices not yet written
-	chunks   []chunk // written, to be published once durable
-	waiting  []timer // not yet written
-	settled  []ID    // left the unsettled set; their dependents may go on
-	fresh    []*job  // begun in this request
-	unneeded []ID    // of a collected type, and nobody depends on them any more
-	trimmed  uint64  // the journal up to it was dropped
+	open     chunk            // notices not yet written
+	chunks   []chunk          // written, to be published once durable
+	waiting  []timer          // not yet written
+	settled  []ID             // left the unsettled set; their dependents may go on
+	fresh    []*job           // begun in this request
+	unneeded []ID             // of a collected type, and nobody depends on them any more
+	trimmed  uint64           // the journal up to it was dropped
+	on       *pebble.Iterator // over the lists of resources, for all of the txn
 	// Whose type or buckets are others now.
 	relabelled []ID
 	buf        []byte
@@ -66,6 +67,7 @@ func (s *Store) begin(now int64) *txn {
 // finish writes what the txn still holds in memory into its batch.
 func (t *txn) finish() {
 	t.flushNotices()
+	t.listsMoved()
 	t.flushTimers()
 	ids := make([]ID, 0, len(t.rows))
 	for id := range t.rows {
