@@ -308,13 +308,22 @@ func (c *cli) newProgress(f *updateFile) *progress {
 // at tells that read bytes of the file are taken and what became of them.
 func (p *progress) at(read int64, total client.Result) {
 	if p.bar != nil {
-		p.bar.Describe(fmt.Sprintf("%d updates", total.Accepted))
+		p.tell(read, fmt.Sprintf("%d updates", total.Accepted))
+	} else {
+		p.tell(read, tell(total)+pace(total.Accepted, time.Since(p.began)))
+	}
+}
+
+// tell tells that read bytes of the file are taken, and what that was.
+func (p *progress) tell(read int64, what string) {
+	if p.bar != nil {
+		p.bar.Describe(what)
 		_ = p.bar.Set64(min(read, p.size))
 		return
 	}
 	if now := time.Now(); now.After(p.next) {
 		p.next = now.Add(reportEvery)
-		fmt.Fprintf(p.w, "%d %% read: %s%s\n", 100*read/max(p.size, 1), tell(total), pace(total.Accepted, now.Sub(p.began)))
+		fmt.Fprintf(p.w, "%d %% read: %s\n", 100*read/max(p.size, 1), what)
 	}
 }
 

@@ -49,7 +49,7 @@ tells everyone who holds or makes one what needs refreshing when something chang
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&c.hub, "hub", hubFromEnvironment(), "address of the hub ("+hub.EnvHub+")")
 	root.AddCommand(c.serve(), c.demo(), c.put(), c.load(), c.imports(), c.status(), c.deps(), c.rdeps(),
-		c.why(), c.impact(), c.jobs(), c.tail(), c.bench(), c.version())
+		c.why(), c.impact(), c.jobs(), c.tail(), c.channel(), c.bench(), c.version())
 	return root
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -70,6 +71,59 @@ var calls = []call{
 		},
 		"GET", "/v1/dependents?uri=https%3A%2F%2Fa.example%2Fp", "", "",
 		`{"items":[]}`, `{"items":[]}`},
+	{"a channel is made",
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return c.PutChannel(ctx, "files", client.ChannelDefinition{URI: []string{}, Kind: []string{"changed"}, Public: true})
+		},
+		"PUT", "/v1/channels/files", "application/json", `{"uri":[],"kind":["changed"],"public":true}`,
+		`{"name":"files","kind":["changed"],"public":true,"listed":true,"uris":0,"cursor":"5f3a0000.9"}`,
+		`{"name":"files","kind":["changed"],"public":true,"listed":true,"uris":0,"cursor":"5f3a0000.9"}`},
+	{"a channel without a list is made without one",
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return c.PutChannel(ctx, "files", client.ChannelDefinition{Prefix: []string{"https://a.example/p"}})
+		},
+		"PUT", "/v1/channels/files", "application/json", `{"prefix":["https://a.example/p"]}`,
+		`{"name":"files","prefix":["https://a.example/p"],"listed":false,"uris":0}`,
+		`{"name":"files","prefix":["https://a.example/p"],"listed":false,"uris":0}`},
+	{"a list is changed",
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return c.EditChannel(ctx, "files", []string{"https://a.example/p?x=1&y=2"}, nil)
+		},
+		"PATCH", "/v1/channels/files", "application/json", `{"add":{"uri":["https://a.example/p?x=1&y=2"]}}`,
+		`{"added":1,"removed":0,"cursor":"5f3a0000.9"}`, `{"added":1,"removed":0,"cursor":"5f3a0000.9"}`},
+	{"a list is changed by lines",
+		func(ctx context.Context, c *client.Client) (any, error) {
+			return c.LoadChannel(ctx, "files", strings.NewReader("{\"add\":\"https://a.example/p\"}\n"))
+		},
+		"PATCH", "/v1/channels/files", "application/x-ndjson", "{\"add\":\"https://a.example/p\"}\n",
+		`{"added":1,"removed":0,"cursor":"5f3a0000.9"}`, `{"added":1,"removed":0,"cursor":"5f3a0000.9"}`},
+	{"channels are listed",
+		func(ctx context.Context, c *client.Client) (any, error) {
+			list, next, err := c.Channels(ctx, "a b", 1)
+			return []any{list, next}, err
+		},
+		"GET", "/v1/channels?after=a+b&limit=1", "", "", `{"built_in":["all"],"items":[{"name":"files","listed":false,"uris":0}],"next":"files"}`,
+		`[[{"name":"files","listed":false,"uris":0}],"files"]`},
+	{"a built-in channel's name is escaped",
+		func(ctx context.Context, c *client.Client) (any, error) { return c.Channel(ctx, "type:text/html") },
+		"GET", "/v1/channels/type:text%2Fhtml", "", "", `{"name":"type:text/html","type":["text/html"],"listed":false,"uris":0,"built_in":true}`,
+		`{"name":"type:text/html","type":["text/html"],"listed":false,"uris":0,"built_in":true}`},
+	{"a list is read",
+		func(ctx context.Context, c *client.Client) (any, error) {
+			var all []string
+			for uri, err := range c.ChannelURIs(ctx, "files") {
+				if err != nil {
+					return nil, err
+				}
+				all = append(all, uri)
+			}
+			return all, nil
+		},
+		"GET", "/v1/channels/files/uris", "", "", "{\"uri\":\"https://a.example/p\"}\n{\"uri\":\"https://a.example/q\"}\n",
+		`["https://a.example/p","https://a.example/q"]`},
+	{"a channel is deleted",
+		func(ctx context.Context, c *client.Client) (any, error) { return c.DeleteChannel(ctx, "files") },
+		"DELETE", "/v1/channels/files", "", "", `{"cursor":"5f3a0000.9"}`, `"5f3a0000.9"`},
 	{"edges are edited",
 		func(ctx context.Context, c *client.Client) (any, error) {
 			return c.EditDependencies(ctx, "https://a.example/p#html", client.EdgeEdit{Add: []string{"https://a.example/p"}, Clear: true})

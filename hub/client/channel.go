@@ -1,0 +1,162 @@
+package client
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"iter"
+	"net/http"
+	"net/url"
+	"strconv"
+)
+
+// MaxChannelEdit bounds the URIs of one [Client.EditChannel], added and removed
+// together, and those in a [ChannelDefinition]. [Client.LoadChannel] takes more.
+const MaxChannelEdit = 10_000
+
+// ChannelDefinition is what a channel lets through, by the rules of a [Filter].
+// With URI not nil, also empty, the channel has a list of URIs that can be changed
+// without replacing it.
+type ChannelDefinition struct {
+	URI    []string `json:"uri,omitzero"`
+	Prefix []string `json:"prefix,omitempty"`
+	Host   []string `json:"host,omitempty"`
+	Type   []string `json:"type,omitempty"`
+	Bucket []string `json:"bucket,omitempty"`
+	Kind   []string `json:"kind,omitempty"`
+	Lane   []string `json:"lane,omitempty"`
+	Public bool     `json:"public,omitempty"` // for everybody to read
+}
+
+// Channel is a named filter of the hub. Its list is read by [Client.ChannelURIs].
+type Channel struct {
+	Name    string   `json:"name"`
+	Prefix  []string `json:"prefix,omitempty"`
+	Host    []string `json:"host,omitempty"`
+	Type    []string `json:"type,omitempty"`
+	Bucket  []string `json:"bucket,omitempty"`
+	Kind    []string `json:"kind,omitempty"`
+	Lane    []string `json:"lane,omitempty"`
+	Public  bool     `json:"public,omitempty"`
+	Listed  bool     `json:"listed"` // it has a list of URIs
+	URIs    int      `json:"uris"`   // how many are on the list
+	BuiltIn bool     `json:"built_in,omitempty"`
+	Cursor  string   `json:"cursor,omitempty"` // notices after it are judged by this definition
+}
+
+// ListResult is what became of a change of a channel's list: notices after
+// Cursor are judged by the new list, and none before.
+type ListResult struct {
+	Added   int    `json:"added"`
+	Removed int    `json:"removed"`
+	Cursor  string `json:"cursor"`
+}
+
+func channelPath(name string) string { return "/v1/channels/" + url.PathEscape(name) }
+
+// Channels lists up to limit of the channels that somebody made, by name, after
+// one of them; 0 means the hub's own limit. Next is where to go on, "" at the end.
+func (c *Client) Channels(ctx context.Context, after string, limit int) (list []Channel, next string, err error) {
+	q := url.Values{}
+	if after != "" {
+		q.Set("after", after)
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	var out struct {
+		Items []Channel `json:"items"`
+		Next  string    `json:"next"`
+	}
+	err = c.get(ctx, "/v1/channels", q, &out)
+	return out.Items, out.Next, err
+}
+
+// Channel shows one channel.
+func (c *Client) Channel(ctx context.Context, name string) (ch Channel, err error) {
+	return ch, c.get(ctx, channelPath(name), nil, &ch)
+}
+
+// PutChannel makes a channel, or replaces it whole, its list included.
+func (c *Client) PutChannel(ctx context.Context, name string, d ChannelDefinition) (ch Channel, err error) {
+	return ch, c.send(ctx, http.MethodPut, channelPath(name), d, &ch)
+}
+
+// EditChannel puts URIs on the list of a channel and takes others off: all of it
+// or nothing.
+func (c *Client) EditChannel(ctx context.Context, name string, add, remove []string) (r ListResult, err error) {
+	type uris struct {
+		URI []string `json:"uri,omitempty"`
+	}
+	in := struct {
+		Add    uris `json:"add,omitzero"`
+		Remove uris `json:"remove,omitzero"`
+	}{uris{add}, uris{remove}}
+	return r, c.send(ctx, http.MethodPatch, channelPath(name), in, &r)
+}
+
+// LoadChannel changes the list of a channel by lines {"add":URI} and
+// {"remove":URI}, as many as there are. What was taken before an error is kept, so
+// it may be sent again whole.
+func (c *Client) LoadChannel(ctx context.Context, name string, lines io.Reader) (r ListResult, err error) {
+	req, err := c.request(ctx, http.MethodPatch, channelPath(name), nil, "", nil)
+	if err != nil {
+		return r, err
+	}
+	req.Body = io.NopCloser(lines)
+	req.Header.Set("Content-Type", typeNDJSON)
+	return r, c.do(req, &r)
+}
+
+// DeleteChannel forgets a channel; its streams end. It returns the position from
+// which on there is none.
+func (c *Client) DeleteChannel(ctx context.Context, name string) (cursor string, err error) {
+	req, err := c.request(ctx, http.MethodDelete, channelPath(name), nil, "", nil)
+	if err != nil {
+		return "", err
+	}
+	var out struct {
+		Cursor string `json:"cursor"`
+	}
+	return out.Cursor, c.do(req, &out)
+}
+
+// ChannelURIs iterates over the list of a channel. An error is the last item.
+func (c *Client) ChannelURIs(ctx context.Context, name string) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		if err := c.channelURIs(ctx, name, func(uri string) bool { return yield(uri, nil) }); err != nil {
+			yield("", err)
+		}
+	}
+}
+
+func (c *Client) channelURIs(ctx context.Context, name string, yield func(string) bool) error {
+	req, err := c.request(ctx, http.MethodGet, channelPath(name)+"/uris", nil, "", nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Accept", typeNDJSON)
+	resp, err := c.http.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return readProblem(resp)
+	}
+	lines := bufio.NewScanner(resp.Body)
+	for lines.Scan() {
+		var line struct {
+			URI string `json:"uri"`
+		}
+		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+			return fmt.Errorf("%w: %s: %w", ErrNotHub, req.URL.Path, err)
+		}
+		if !yield(line.URI) {
+			return nil
+		}
+	}
+	return lines.Err()
+}
