@@ -3,6 +3,7 @@ package hub
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -33,6 +35,7 @@ const patience = 60 * time.Second
 type lastingHub struct {
 	t         testing.TB
 	cfg       Config
+	skip      time.Duration // how far its clock goes while it is away
 	transport *http.Transport
 	client    *http.Client
 
@@ -77,7 +80,7 @@ func (l *lastingHub) start() {
 	if err != nil {
 		l.t.Fatal(err)
 	}
-	l.journal.take(l.t, h.store) // what it did not read before it left may soon be trimmed
+	l.journal.take(l.t, h.store) // of what was written since it left, some is trimmed at once
 	ctx, cancel := context.WithCancel(context.Background())
 	l.stopRun, l.ran = cancel, make(chan error, 1)
 	go func() { l.ran <- h.Run(ctx) }()
@@ -108,7 +111,7 @@ func (l *lastingHub) stop() {
 	if err := <-l.ran; err != nil {
 		l.t.Errorf("Run returned %v, want nil", err)
 	}
-	l.cfg.ClockStart = h.clock.Now()
+	l.cfg.ClockStart = h.clock.Now().Add(l.skip)
 	l.transport.CloseIdleConnections()
 }
 
@@ -201,7 +204,40 @@ type reference struct {
 	began  bool
 	moved  chan struct{} // closed when at moves
 	notes  []noted
+	gaps   []gap
 	failed error
+}
+
+// A gap is what the reader of reference came too late for on a machine that has
+// much else to do: positions after after, up to upTo.
+type gap struct{ after, upTo uint64 }
+
+// fill adds what others were told of the gaps, and reports two who were told
+// different things.
+func (r *reference) fill(lists ...[]told) error {
+	for _, g := range r.gaps {
+		known := map[uint64]string{}
+		for _, list := range lists {
+			for _, e := range list {
+				if e.data == "" || e.seq <= g.after || e.seq > g.upTo {
+					continue
+				}
+				if had, ok := known[e.seq]; ok && had != e.data {
+					return fmt.Errorf("told of %d: %s, and somebody else: %s", e.seq, e.data, had)
+				} else if ok {
+					continue
+				}
+				known[e.seq] = e.data
+				n, err := asNoted(e.seq, e.data)
+				if err != nil {
+					return err
+				}
+				r.notes = append(r.notes, n)
+			}
+		}
+	}
+	slices.SortFunc(r.notes, func(a, b noted) int { return cmp.Compare(a.seq, b.seq) })
+	return nil
 }
 
 // follow reads until ctx ends.
@@ -240,9 +276,13 @@ func (r *reference) read(ctx context.Context, store *graph.Store) (more bool) {
 	if r.failed != nil {
 		return false
 	}
+	if reset := (*graph.ResetError)(nil); errors.As(err, &reset) && reset.Reason == "trimmed" {
+		r.gaps = append(r.gaps, gap{r.at.Seq, reset.Oldest.Seq})
+		notices, next, err = nil, reset.Oldest, nil
+	}
 	if err != nil {
 		if !errors.Is(err, context.Canceled) {
-			r.failed = fmt.Errorf("the reader of reference did not keep up, nothing can be said: %w", err)
+			r.failed = fmt.Errorf("reading the journal for reference: %w", err)
 			close(r.moved)
 		}
 		return false
@@ -457,6 +497,7 @@ type ask struct {
 	client string // for X-Forwarded-For, "" for none
 	dialer net.Dialer
 	wrap   func(net.Conn) net.Conn // nil means as it is
+	hold   bool                    // keep the connection also if the stream is refused
 }
 
 // A refused is an answer that does not grant what was asked for.
@@ -501,7 +542,9 @@ func (a *ask) open(ctx context.Context) (*sseReader, error) {
 	}
 	if resp.StatusCode != http.StatusOK {
 		text, _ := io.ReadAll(resp.Body)
-		conn.Close()
+		if !a.hold {
+			conn.Close()
+		}
 		return nil, &refused{resp.StatusCode, resp.Header.Get("Retry-After"), string(text)}
 	}
 	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -211,9 +213,11 @@ func (s *Streamer) hijack(w http.ResponseWriter, st stream, from start) error {
 	k := &socket{stream: st}
 	if k.fd, err = adopt(conn); err != nil {
 		s.o.Log.Warn("stream could not begin", "err", err)
+		turnAway(conn)
 		s.ended(&k.stream, failed)
 		return nil
 	}
+	conn.Close() // the stream has a descriptor of its own
 	k.out = k
 	k.begin(from, s.now())
 	k.rest = append(header, k.rest...)
@@ -238,9 +242,19 @@ func answerHeader(h http.Header) []byte {
 	return []byte(b.String())
 }
 
-// adopt returns a descriptor of its own for a connection, which it closes.
-func adopt(conn net.Conn) (fd int, err error) {
+// turnAway answers on a connection for which there is no descriptor left.
+func turnAway(conn net.Conn) {
 	defer conn.Close()
+	conn.SetWriteDeadline(time.Now().Add(time.Second))
+	const body = `{"type":"urn:freshwire:problem:no-room","title":"The hub has as many streams as it bears","status":503}`
+	answer := http.Response{StatusCode: http.StatusServiceUnavailable, ProtoMajor: 1, ProtoMinor: 1, Close: true,
+		Header: http.Header{"Content-Type": {"application/problem+json"}, "Retry-After": {strconv.Itoa(int(retryRefused / time.Second))}},
+		Body:   io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body))}
+	answer.Write(conn) // who does not read it is not there
+}
+
+// adopt returns a further descriptor for a connection.
+func adopt(conn net.Conn) (fd int, err error) {
 	sc, ok := conn.(syscall.Conn)
 	if !ok {
 		return 0, fmt.Errorf("a %T has no descriptor", conn)

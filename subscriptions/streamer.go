@@ -340,6 +340,7 @@ func (s *Streamer) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	}
 	if no.retryAfter > 0 {
 		w.Header().Set("Retry-After", strconv.Itoa(int(no.retryAfter/time.Second)))
+		w.Header().Set("Connection", "close") // an idle one would keep its descriptor from others
 	}
 	s.o.Problem(w, r, no.status, no.slug, no.detail)
 }
