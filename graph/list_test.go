@@ -635,3 +635,73 @@ func TestScanDoesABoundedPieceOfWork(t *testing.T) {
 		t.Errorf("a list without notices: %d, next %s, %v; want the newest position at once", len(ns), next, err)
 	}
 }
+
+func TestWhatIsToldInTheCommitOfAnEditIsJudgedByWhatStandsBeforeIt(t *testing.T) {
+	g := newRig(t, Options{})
+	g.edit("A", "100", "a")
+	id, _, _ := g.s.lookup(named("A"))
+	tell := func(tx *txn) { tx.notice(id, chunk{kind: KindRefresh, reason: ReasonRetry}) }
+	var at Cursor
+	edit := func(tx *txn) {
+		at = tx.editList(&listChange{ListEdit: &ListEdit{List: 1}, add: []ID{id}}).At
+	}
+	if err := g.s.stepSync(g.now().UnixMicro(), []*request{{apply: tell}, {apply: edit}, {apply: tell}}); err != nil {
+		t.Fatal(err)
+	}
+	ns := g.listen()
+	if len(ns) != 2 || ns[0].Lists != nil || !slices.Equal(ns[1].Lists, []ListID{1}) || at != ns[0].Cursor {
+		t.Errorf("an edit at %s between two notices: got %+v", at, ns)
+	}
+}
+
+func TestWhoGotAnIDForAnEditThatFailedIsForgottenLikeAnyStub(t *testing.T) {
+	g := newRig(t, Options{KeepAge: 24 * time.Hour})
+	failed := errors.New("no more")
+	n := 0
+	_, err := g.s.editList(context.Background(), ListEdit{List: 1, Add: []string{named("A")}}, func(f func(*txn)) (*request, error) {
+		if n++; n > 1 {
+			return nil, failed
+		}
+		r := &request{apply: f, done: make(chan error, 1)}
+		return r, g.s.stepSync(g.now().UnixMicro(), []*request{r})
+	})
+	if _, heard := g.s.Resource(named("A")); !errors.Is(err, failed) || heard != nil || len(g.members(1)) > 0 {
+		t.Errorf("got %v, resource %v, members %v", err, heard, g.members(1))
+	}
+	g.days(35)
+	if _, err := g.s.Resource(named("A")); !errors.Is(err, ErrUnknown) {
+		t.Errorf("after a month: %v, want %v", err, ErrUnknown)
+	}
+}
+
+func TestListsOfUnequalLengthAreReadTogetherByTheirIndex(t *testing.T) {
+	g := newRig(t, Options{TailBytes: 1, KeepAge: time.Hour})
+	g.editList(ListEdit{List: 1, Add: []string{named("A")}})
+	g.editList(ListEdit{List: 2, Add: []string{named("B")}})
+	for range 6 {
+		g.edits("A", 20)
+		g.edits("B", 1)
+		g.edits("C", 30)
+	}
+	p := &Pick{Lists: []ListID{2, 1}}
+	var want []uint64
+	for _, n := range g.heard {
+		if p.fits(&n) {
+			want = append(want, n.Cursor.Seq)
+		}
+	}
+	for _, limit := range []int{1, 7, 40, 1000} {
+		if got := positions(g.scanned(p, g.s.Oldest(), limit)); !slices.Equal(got, want) {
+			t.Errorf("with a limit of %d: got %v, want %v", limit, got, want)
+		}
+	}
+	// What is written and not yet durable neither shows nor holds anybody up.
+	b := g.s.db.NewBatch()
+	for seq := g.token().Seq + 1; seq < g.token().Seq+100; seq++ {
+		check(b.Set(markedKey(3, seq), nil, nil))
+	}
+	check(b.Commit(pebble.NoSync))
+	if ns, next, err := g.s.Scan(&Pick{Lists: []ListID{3}}, g.s.Oldest(), 10); len(ns) > 0 || next != g.token() || err != nil {
+		t.Errorf("got %d notices, next %s, %v; want the newest durable position %s", len(ns), next, err, g.token())
+	}
+}

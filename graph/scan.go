@@ -290,16 +290,15 @@ func (s *Store) markedChunks(lists []ListID, seq, newest uint64, limit int) (sta
 	for _, list := range lists {
 		last := uint64(0)
 		more, err := eachMarked(it, list, seq, each, func(first uint64) {
-			if first <= newest {
+			if last = first; first <= newest {
 				starts = append(starts, first)
-				last = first
 			}
 		})
 		if err != nil {
 			return nil, 0, errors.Join(err, it.Close())
 		}
 		if more {
-			horizon = min(horizon, last)
+			horizon = min(horizon, last) // what is beyond newest is not durable yet
 		}
 	}
 	slices.Sort(starts)

@@ -152,3 +152,19 @@ func TestASummaryOfAnotherFormatIsMadeAnew(t *testing.T) {
 		}
 	}
 }
+
+func TestABlockOfWhichAPartWasLeftOutIsNotSummedUp(t *testing.T) {
+	g := blocks(t, 1<<blockShift)
+	p := Pick{Keys: [][]Key{{HostKey("h0.example")}}}
+	if _, _, err := g.s.Scan(&p, g.s.Oldest(), 1000); err != nil {
+		t.Fatal(err)
+	}
+	g.scanned(&p, Cursor{g.s.epoch, 2000}, 1000)
+	if sum, err := g.s.summaryOf(0); sum != nil || err != nil {
+		t.Errorf("a block read but for a thousand positions has a summary of %d bytes, %v", len(sum), err)
+	}
+	g.scanned(&p, g.s.Oldest(), 1000)
+	if sum, err := g.s.summaryOf(0); sum == nil || err != nil {
+		t.Errorf("read whole it has none, %v", err)
+	}
+}
