@@ -81,9 +81,32 @@ type Matcher struct {
 	picks []*graph.Pick // not in use
 }
 
-type set map[string]struct{}
+// A set of a few values is a list: most filters have one, and there are many of them.
+type set struct {
+	few  []string
+	many map[string]struct{}
+}
 
-func (s set) has(v string) bool { _, ok := s[v]; return ok }
+// fewValues is up to how many values are found faster one by one than by a hash.
+const fewValues = 8
+
+func (s *set) has(v string) bool {
+	if s.many == nil {
+		return slices.Contains(s.few, v)
+	}
+	_, ok := s.many[v]
+	return ok
+}
+
+func (s *set) len() int { return len(s.few) + len(s.many) }
+
+// values returns them for reading.
+func (s *set) values() []string {
+	if s.many == nil {
+		return s.few
+	}
+	return slices.AppendSeq(make([]string, 0, len(s.many)), maps.Keys(s.many))
+}
 
 // Compile checks f and makes it fit for matching. A *FilterError names the
 // field that cannot be served. URIs and prefixes must be canonical, schemes as
@@ -180,12 +203,12 @@ next:
 }
 
 func newSet(values []string) set {
-	if len(values) == 0 {
-		return nil
+	if len(values) <= fewValues {
+		return set{few: slices.Clone(values)}
 	}
-	s := make(set, len(values))
+	s := set{many: make(map[string]struct{}, len(values))}
 	for _, v := range values {
-		s[v] = struct{}{}
+		s.many[v] = struct{}{}
 	}
 	return s
 }
@@ -194,17 +217,17 @@ func newSet(values []string) set {
 func (m *Matcher) Match(n *graph.Notice) bool {
 	return (m.kinds == 0 || m.kinds&(1<<n.Kind) != 0) &&
 		(m.lanes == 0 || m.lanes&(1<<n.Lane) != 0) &&
-		(len(m.types) == 0 || m.types.has(n.Type)) &&
+		(m.types.len() == 0 || m.types.has(n.Type)) &&
 		m.matchBucket(n.Buckets) &&
 		(m.list != 0 && slices.Contains(n.Lists, m.list) || m.matchResource(n.URI))
 }
 
 func (m *Matcher) asksNoResource() bool {
-	return m.list == 0 && len(m.uris) == 0 && len(m.hosts) == 0 && len(m.prefixes) == 0
+	return m.list == 0 && m.uris.len() == 0 && m.hosts.len() == 0 && len(m.prefixes) == 0
 }
 
 func (m *Matcher) matchBucket(buckets []string) bool {
-	if len(m.buckets) == 0 {
+	if m.buckets.len() == 0 {
 		return true
 	}
 	for _, b := range buckets {
@@ -219,7 +242,7 @@ func (m *Matcher) matchResource(uri string) bool {
 	if m.asksNoResource() {
 		return true
 	}
-	if m.uris.has(uri) || len(m.hosts) > 0 && m.hosts.has(graph.Host(uri)) {
+	if m.uris.has(uri) || m.hosts.len() > 0 && m.hosts.has(graph.Host(uri)) {
 		return true
 	}
 	for _, prefix := range m.prefixes {
@@ -243,17 +266,15 @@ func (m *Matcher) routes(uint64) (r routes, until uint64) {
 		if m.list != 0 {
 			r.lists = []graph.ListID{m.list}
 		}
-	case len(m.buckets) > 0:
+	case m.buckets.len() > 0:
 		r.buckets = m.buckets.values()
-	case len(m.types) > 0:
+	case m.types.len() > 0:
 		r.types = m.types.values()
 	default:
 		r.any = true
 	}
 	return r, 0
 }
-
-func (s set) values() []string { return slices.AppendSeq(make([]string, 0, len(s)), maps.Keys(s)) }
 
 // borrow returns how to read the journal for this filter, for one reader to use
 // until it gives it back: what it remembers from one read serves the next.
@@ -284,37 +305,37 @@ const sparePicks = 4
 // pick says what a read of the journal may leave out.
 func (m *Matcher) pick() *graph.Pick {
 	p := &graph.Pick{Kinds: m.kinds, Lanes: m.lanes}
-	resources := len(m.prefixes) > 0 || len(m.hosts) > 0
+	resources := len(m.prefixes) > 0 || m.hosts.len() > 0
 	switch {
 	case resources:
 		var keys []graph.Key
 		for _, prefix := range m.prefixes {
 			keys = append(keys, graph.PrefixKey(prefix))
 		}
-		for host := range m.hosts {
+		for _, host := range m.hosts.values() {
 			keys = append(keys, graph.HostKey(host))
 		}
-		for uri := range m.uris {
+		for _, uri := range m.uris.values() {
 			keys = append(keys, graph.PrefixKey(uri))
 		}
 		if m.list == 0 { // what was on a list has no key
 			p.Keys = append(p.Keys, keys)
 		}
-	case m.list != 0 || len(m.uris) > 0:
+	case m.list != 0 || m.uris.len() > 0:
 		p.URIs = m.uris.values()
 		if m.list != 0 {
 			p.Lists = []graph.ListID{m.list}
 		}
 	}
 	for _, field := range []struct {
-		values set
+		values []string
 		key    func(string) graph.Key
-	}{{m.types, graph.TypeKey}, {m.buckets, graph.BucketKey}} {
+	}{{m.types.values(), graph.TypeKey}, {m.buckets.values(), graph.BucketKey}} {
 		if len(field.values) == 0 {
 			continue
 		}
 		var keys []graph.Key
-		for v := range field.values {
+		for _, v := range field.values {
 			keys = append(keys, field.key(v))
 		}
 		p.Keys = append(p.Keys, keys)
