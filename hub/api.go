@@ -92,15 +92,17 @@ func (h *Hub) strays(router *chi.Mux) {
 	})
 }
 
-// answered makes a handler of f: an error becomes a problem.
+// answered makes a handler of f: an error becomes a problem, also if the client
+// seems to be gone: it may have closed its half of the connection alone, and to say
+// nothing would be to say 200.
 func (h *Hub) answered(f func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		err := f(w, r)
-		if err == nil || r.Context().Err() != nil {
+		if err == nil {
 			return
 		}
 		p := problemOf(err)
-		if p.Status == http.StatusInternalServerError {
+		if p.Status == http.StatusInternalServerError && r.Context().Err() == nil {
 			h.log.Error("request failed", "request", w.Header().Get(headerRequestID), "err", err)
 		}
 		writeProblem(w, p)

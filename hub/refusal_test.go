@@ -240,6 +240,33 @@ func TestHeadersBeyondTheCapAreRefused(t *testing.T) {
 	}
 }
 
+// Who closes its half of a connection in the middle of a body, as a proxy may when
+// its own client has gone, still reads the answer.
+func TestABodyThatBreaksOffIsRefusedAndNotAnsweredByNothing(t *testing.T) {
+	h := startHub(t, nil)
+	for _, request := range []string{"POST /v1/updates", "POST /v1/status", "PATCH /v1/dependencies"} {
+		conn, err := net.Dial("tcp", h.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n%s", request, good)
+		if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(bufio.NewReader(conn), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p Problem
+		err = json.NewDecoder(resp.Body).Decode(&p)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 400 || p.Type != problemBase+badBody.slug {
+			t.Errorf("%s: got %s %+v, %v, want %s", request, resp.Status, p, err, badBody.slug)
+		}
+	}
+}
+
 func TestEveryKindOfProblemHasATitleAndAWayOut(t *testing.T) {
 	seen := map[string]bool{}
 	for _, k := range problemKinds {
