@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"cmp"
 	_ "embed"
 	"encoding/json"
 	"errors"
@@ -81,9 +82,10 @@ func (h *Hub) strays(router *chi.Mux) {
 		writeProblem(w, notFound.problem(""))
 	})
 	router.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
+		path := cmp.Or(r.URL.RawPath, r.URL.Path)
 		var allowed []string
 		for _, m := range []string{"GET", "POST", "QUERY", "PUT", "PATCH", "DELETE"} {
-			if router.Match(chi.NewRouteContext(), m, r.URL.Path) {
+			if router.Match(chi.NewRouteContext(), m, path) {
 				allowed = append(allowed, m)
 			}
 		}
@@ -110,9 +112,13 @@ func (h *Hub) answered(f func(http.ResponseWriter, *http.Request) error) http.Ha
 }
 
 // writeJSON answers with v.
-func writeJSON(w http.ResponseWriter, v any) error {
+func writeJSON(w http.ResponseWriter, v any) error { return writeJSONStatus(w, http.StatusOK, v) }
+
+// writeJSONStatus is writeJSON with another status.
+func writeJSONStatus(w http.ResponseWriter, status int, v any) error {
 	w.Header().Set("Content-Type", typeJSON)
 	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.Encode(v) // who does not read it is not there

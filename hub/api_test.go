@@ -129,6 +129,7 @@ func (h *testHub) checkDescribed(req *http.Request, a *reply) {
 	}
 	u := *req.URL
 	u.Scheme, u.Host = "", ""
+	u.Path, u.RawPath = u.EscapedPath(), "" // an escaped slash is part of a name
 	bare := &http.Request{Method: req.Method, URL: &u, Header: req.Header}
 	route, params, err := description.FindRoute(bare)
 	if err != nil {

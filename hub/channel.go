@@ -4,12 +4,9 @@ import (
 	"bufio"
 	"bytes"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"net/url"
-	"os"
-	"strconv"
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
@@ -53,9 +50,15 @@ type editShape struct {
 	Cursor  string `json:"cursor"`
 }
 
-// channelName returns the name in the address of r.
+// channelName returns the name in the address of r. The router goes by the raw
+// path where that is not the usual way to write the path; else the name is
+// unescaped already, and would not stand to be so again.
 func channelName(r *http.Request) (string, error) {
-	name, err := url.PathUnescape(chi.URLParam(r, "name"))
+	name := chi.URLParam(r, "name")
+	if r.URL.RawPath == "" {
+		return name, nil
+	}
+	name, err := url.PathUnescape(name)
 	if err != nil {
 		return "", refuse(unknownChannel, "name", "%v", err)
 	}
@@ -64,10 +67,15 @@ func channelName(r *http.Request) (string, error) {
 
 // channelError tells what is wrong with a channel that was asked for.
 func channelError(err error) error {
-	var filter *subscriptions.FilterError
+	var (
+		filter  *subscriptions.FilterError
+		invalid *graph.InvalidError
+	)
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &invalid):
+		return refuse(badValue, invalid.Field, "%s", invalid.Reason)
 	case errors.As(err, &filter):
 		return refuse(badFilter, filter.Field, "%s", filter.Reason)
 	case errors.Is(err, subscriptions.ErrNoChannel):
@@ -139,18 +147,24 @@ func (h *Hub) putChannel(w http.ResponseWriter, r *http.Request) error {
 	err = withBody(w, r, []string{typeJSON}, func(body []byte) error {
 		return readObject(body, func(s *scanner, name string) (err error) { return h.readDefinition(s, name, &d) })
 	})
+	if no := (*refusal)(nil); errors.As(err, &no) && no.kind == overLimit && no.field == "uri" {
+		no.detail += "; make the channel with an empty list and send them by PATCH as " + typeNDJSON
+	}
 	if err != nil {
 		return err
 	}
 	info, created, err := h.channels.Put(r.Context(), name, d)
+	if invalid := (*graph.InvalidError)(nil); errors.As(err, &invalid) {
+		return refuse(badValue, "uri", "%s", invalid.Reason)
+	}
 	if err != nil {
 		return channelError(err)
 	}
+	status := http.StatusOK
 	if created {
-		w.Header().Set("Content-Type", typeJSON)
-		w.WriteHeader(http.StatusCreated)
+		status = http.StatusCreated
 	}
-	return writeJSON(w, shapeChannel(info))
+	return writeJSONStatus(w, status, shapeChannel(info))
 }
 
 // readDefinition reads one member of a channel's definition.
@@ -271,23 +285,31 @@ type listLoad struct {
 	r           *http.Request
 	name        string
 	add, remove []string
-	last        map[string]bool // whether what was said last of a URI is add
-	done        int             // lines that are durable
-	line        int             // read
+	last        map[string]listLine // what was said last of each URI
+	done        int                 // lines that are durable
+	line        int                 // read
 	sum         graph.ListResult
+}
+
+// A listLine is what one line says of its URI.
+type listLine struct {
+	add  bool
+	line int // counted from 0
 }
 
 // patchByLines changes a list of any length.
 func (h *Hub) patchByLines(w http.ResponseWriter, r *http.Request, name string) error {
+	if err := checkMediaType(r.Header, []string{typeJSON, typeNDJSON}); err != nil {
+		return err
+	}
 	body, closeBody, err := inflated(r.Body, r.Header.Values("Content-Encoding"))
 	if err != nil {
 		return err
 	}
 	defer closeBody()
 	control := http.NewResponseController(w)
-	l := &listLoad{h: h, r: r, name: name, last: map[string]bool{}}
-	lines := bufio.NewScanner(body)
-	lines.Buffer(nil, maxListLine)
+	l := &listLoad{h: h, r: r, name: name, last: map[string]listLine{}}
+	lines := bufio.NewReaderSize(body, maxListLine)
 	for {
 		// Each part has the time that an ordinary body has.
 		control.SetReadDeadline(time.Now().Add(bodyDeadline))
@@ -296,8 +318,11 @@ func (h *Hub) patchByLines(w http.ResponseWriter, r *http.Request, name string) 
 		if err == nil {
 			err = l.commit()
 		}
+		if err != nil && l.done > 0 {
+			err = &keptError{l.done, err}
+		}
 		if err != nil {
-			return l.refusal(err)
+			return err
 		}
 		if !more {
 			return writeJSON(w, editShape{l.sum.Added, l.sum.Removed, l.sum.At.String()})
@@ -306,55 +331,75 @@ func (h *Hub) patchByLines(w http.ResponseWriter, r *http.Request, name string) 
 }
 
 // fill reads lines up to what one commit takes and reports whether there are more.
-func (l *listLoad) fill(lines *bufio.Scanner) (more bool, err error) {
+// Only whole lines are read: where a body breaks off is not the end of its last one.
+func (l *listLoad) fill(lines *bufio.Reader) (more bool, err error) {
 	clear(l.last)
 	for len(l.last) < graph.MaxListEdit {
-		if !lines.Scan() {
-			return false, lineError(lines.Err())
+		text, err := lines.ReadSlice('\n')
+		switch {
+		case errors.Is(err, io.EOF):
+			if len(text) == 0 {
+				return false, nil
+			}
+		case errors.Is(err, bufio.ErrBufferFull):
+			return false, l.blame(l.line, exceeds(overLimit, "", maxListLine, "bytes in a line"))
+		case err != nil:
+			return false, bodyError(err)
+		}
+		if text = bytes.TrimSpace(text); len(text) > 0 {
+			if err := l.take(text); err != nil {
+				return false, l.blame(l.line, refusalOf(err))
+			}
 		}
 		l.line++
-		text := bytes.TrimSpace(lines.Bytes())
-		if len(text) == 0 {
-			continue
-		}
-		err := readObject(text, func(s *scanner, field string) error {
-			if field != "add" && field != "remove" {
-				return errNoMember
-			}
-			uri, err := s.uri(l.h.cfg.Schemes)
-			l.last[uri] = field == "add"
-			return err
-		})
-		if err != nil {
-			return false, err
-		}
 	}
 	return true, nil
 }
 
-func lineError(err error) error {
-	switch {
-	case err == nil, errors.Is(err, io.EOF):
-		return nil
-	case errors.Is(err, bufio.ErrTooLong):
-		return exceeds(overLimit, "", maxListLine, "bytes in a line")
-	case errors.Is(err, os.ErrDeadlineExceeded):
+// take notes what one line says.
+func (l *listLoad) take(text []byte) error {
+	said := false
+	err := readObject(text, func(s *scanner, field string) error {
+		if field != "add" && field != "remove" {
+			return errNoMember
+		}
+		if said {
+			return refuse(badValue, field, "a line adds one URI or removes one; use a line for each")
+		}
+		said = true
+		uri, err := s.uri(l.h.cfg.Schemes)
+		if err == nil {
+			l.last[uri] = listLine{field == "add", l.line}
+		}
 		return err
+	})
+	if err == nil && !said {
+		err = refuse(missingField, "add", "say which URI to add or to remove")
 	}
-	return bodyError(err)
+	return err
+}
+
+// blame says at which line it is.
+func (l *listLoad) blame(line int, no *refusal) error {
+	no.item = &line
+	return no
 }
 
 // commit makes what was read durable.
 func (l *listLoad) commit() error {
 	l.add, l.remove = l.add[:0], l.remove[:0]
-	for uri, add := range l.last {
-		if add {
+	for uri, said := range l.last {
+		if said.add {
 			l.add = append(l.add, uri)
 		} else {
 			l.remove = append(l.remove, uri)
 		}
 	}
 	res, err := l.h.channels.Edit(l.r.Context(), l.name, l.add, l.remove)
+	if invalid := (*graph.InvalidError)(nil); errors.As(err, &invalid) {
+		list := map[string][]string{"add": l.add, "remove": l.remove}[invalid.Field]
+		return l.blame(l.last[list[invalid.Item]].line, refuse(badValue, invalid.Field, "%s", invalid.Reason))
+	}
 	if err != nil {
 		return channelError(err)
 	}
@@ -362,23 +407,6 @@ func (l *listLoad) commit() error {
 	l.sum.Removed += res.Removed
 	l.sum.At, l.done = res.At, l.line
 	return nil
-}
-
-// refusal says how far a load came.
-func (l *listLoad) refusal(err error) error {
-	var no *refusal
-	if !errors.As(err, &no) {
-		if l.done == 0 {
-			return err
-		}
-		return fmt.Errorf("after %d lines, which are kept: %w", l.done, err)
-	}
-	item := l.line - 1
-	no.item = &item
-	if l.done > 0 {
-		no.detail += "; the " + strconv.Itoa(l.done) + " lines before are kept"
-	}
-	return no
 }
 
 // getChannelURIs lists the URIs of a channel's list, a page or, as NDJSON, all.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"strconv"
+	"strings"
 
 	"github.com/freshwire/freshwire/graph"
 )
@@ -62,7 +63,7 @@ var (
 	fixedChannel = &problemKind{"fixed-channel", http.StatusConflict, "The channel cannot be changed like that",
 		"make a channel of your own, or replace the channel by one with a list"}
 	tooManyChannels = &problemKind{"too-many-channels", http.StatusTooManyRequests, "There is no room for the channel",
-		"delete channels that nobody reads"}
+		"delete channels that nobody reads, or change the list of this one instead of replacing it"}
 	badMethod = &problemKind{"method-not-allowed", http.StatusMethodNotAllowed, "The method is not allowed here",
 		"use a method that the Allow header lists"}
 	bodyTimeout = &problemKind{"body-timeout", http.StatusRequestTimeout, "The body took too long",
@@ -98,7 +99,7 @@ type Problem struct {
 	Title  string `json:"title"`
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
-	Item   *int   `json:"item,omitempty"`  // which update of a batch, counted from 0
+	Item   *int   `json:"item,omitempty"`  // which update of a batch or line of a list, counted from 0
 	Field  string `json:"field,omitempty"` // the field or parameter to blame
 	Limit  int64  `json:"limit,omitempty"` // what was exceeded
 	Help   string `json:"help,omitempty"`  // the way out
@@ -107,7 +108,7 @@ type Problem struct {
 // A refusal is an error that the client can mend.
 type refusal struct {
 	kind   *problemKind
-	item   *int // which update of a batch
+	item   *int // which update of a batch or line of a list
 	field  string
 	detail string
 	limit  int64
@@ -153,8 +154,25 @@ func refusalOf(err error) *refusal {
 	return refuse(badValue, "", "%v", err)
 }
 
+// A keptError is what ended a request of many lines of which some are durable.
+type keptError struct {
+	lines int
+	err   error
+}
+
+func (e *keptError) Error() string {
+	return fmt.Sprintf("%v; the first %d lines are kept", e.err, e.lines)
+}
+
+func (e *keptError) Unwrap() error { return e.err }
+
 // problemOf is the one place that turns an error into an answer.
 func problemOf(err error) Problem {
+	if kept := (*keptError)(nil); errors.As(err, &kept) {
+		p := problemOf(kept.err)
+		p.Detail = strings.TrimPrefix(fmt.Sprintf("%s; the first %d lines are kept", p.Detail, kept.lines), "; ")
+		return p
+	}
 	var (
 		no      *refusal
 		invalid *graph.InvalidError

@@ -51,13 +51,14 @@ var (
 // 0-9, dot, dash and underscore, the first a letter or digit.
 func ChannelName(name string) error {
 	const first = "abcdefghijklmnopqrstuvwxyz0123456789"
+	if _, ok := builtIn(name); ok {
+		return ErrBuiltIn
+	}
 	switch {
 	case name == "" || len(name) > maxChannelName:
 		return fmt.Errorf("a name has 1 to %d characters", maxChannelName)
 	case strings.Trim(name, first+".-_") != "", !strings.ContainsRune(first, rune(name[0])):
 		return errors.New("a name has a-z, 0-9, dot, dash and underscore alone, and begins with a letter or digit")
-	case name == channelAll:
-		return ErrBuiltIn
 	}
 	return nil
 }
@@ -264,10 +265,12 @@ func (c *Channels) find(name string) (*channel, error) {
 	return nil, fmt.Errorf("%w: %.80q", ErrNoChannel, name)
 }
 
-// Get shows one channel, or reports [ErrNoChannel].
+// Get shows one channel, or reports [ErrNoChannel]. A built-in one whose host or
+// type cannot be is a *FilterError.
 func (c *Channels) Get(name string) (ChannelInfo, error) {
 	if f, ok := builtIn(name); ok {
-		return ChannelInfo{Name: name, Definition: Definition{Filter: f}, BuiltIn: true}, nil
+		_, err := Compile(f)
+		return ChannelInfo{Name: name, Definition: Definition{Filter: f}, BuiltIn: true}, err
 	}
 	ch, err := c.find(name)
 	if err != nil {
