@@ -113,7 +113,10 @@ func (h *Hub) listen() error {
 		certs = append(certs, cert)
 	}
 	var err error
-	if h.listener, err = net.Listen("tcp", h.cfg.Listen); err != nil {
+	// Multipath TCP has no option to give up on a peer that acknowledges nothing.
+	var single net.ListenConfig
+	single.SetMultipathTCP(false)
+	if h.listener, err = single.Listen(context.Background(), "tcp", h.cfg.Listen); err != nil {
 		return err
 	}
 	h.api = h.server(h.front(h.routes()))

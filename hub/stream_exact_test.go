@@ -219,7 +219,7 @@ func (x *exactReader) read(frames *sseReader) error {
 // reached waits until the reader has been told the last notice it wants up to end.
 func (x *exactReader) reached(ctx context.Context, journal []noted, end uint64) error {
 	x.want = 0
-	for i := range journal {
+	for i := len(journal) - 1; i >= 0 && x.want == 0; i-- {
 		if journal[i].seq <= end && x.account.filter.Match(&journal[i].Notice) {
 			x.want = journal[i].seq
 		}

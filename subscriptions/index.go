@@ -106,7 +106,7 @@ func (x *index) candidates(n *graph.Notice, f func(*class)) {
 // [graph.UnderPrefix] tells.
 func eachPrefix(uri string, f func(prefix string)) {
 	separators := "/?#:"
-	if scheme := strings.Index(uri, "://"); scheme > 0 {
+	if _, rest, _ := strings.Cut(uri, ":"); strings.HasPrefix(rest, "//") {
 		separators = "/?#"
 	}
 	for i := 0; i < len(uri); i++ {

@@ -260,8 +260,8 @@ func beginSince(j journal, since string) (start, error) {
 	}
 	// A time before the oldest kept notice may have lost some to trimming. What
 	// is kept is served, and the reader is told that it may not be all.
-	if oldest := j.Oldest(); c == oldest && oldest.Seq > 0 {
-		return start{at: c, reset: &graph.ResetError{Reason: "trimmed", Oldest: oldest, Newest: j.Token()}}, nil
+	if oldest := j.Oldest(); oldest.Seq > 0 && c.Seq <= oldest.Seq { // trimmed by now, perhaps
+		return start{at: oldest, proven: true, reset: &graph.ResetError{Reason: "trimmed", Oldest: oldest, Newest: j.Token()}}, nil
 	}
 	return start{at: c}, nil
 }

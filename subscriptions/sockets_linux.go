@@ -25,7 +25,7 @@ const (
 	sendBuffer = 64 << 10
 	// userTimeout is how long sent bytes may stay unacknowledged, in milliseconds:
 	// a peer that vanished without a word holds a descriptor no longer.
-	userTimeout = 45_000
+	userTimeout = 30_000
 	// tcpUserTimeout is the socket option TCP_USER_TIMEOUT of Linux.
 	tcpUserTimeout = 18
 	// pollBatch is how many sockets are told ready at once.
