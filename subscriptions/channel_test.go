@@ -74,6 +74,9 @@ func change(t *testing.T, channels *Channels, name string, now *Filter, random *
 	f.URI = slices.Concat(slices.DeleteFunc(slices.Clone(f.URI), func(u string) bool {
 		return slices.Contains(remove, u) || slices.Contains(add, u)
 	}), add)
+	if f.URI == nil {
+		f.URI = []string{} // a list that is empty is not no list
+	}
 	if added := len(f.URI) - len(now.URI); added != res.Added-res.Removed {
 		t.Errorf("Edit(%s) tells %d added and %d removed, want %d more", name, res.Added, res.Removed, added)
 	}
