@@ -385,6 +385,26 @@ func TestALoadWhoseConnectionBreaksIsNotTakenForWhole(t *testing.T) {
 	}
 }
 
+// The hub refuses as soon as it knows, and the client hears it although it has much
+// left to send.
+func TestARefusalOfALoadIsHeardWhileItIsSent(t *testing.T) {
+	h := startHub(t, nil)
+	hub, err := client.New(h.URL(), client.Options{HTTP: h.client})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.do("PUT", chans+"list", `{"uri":[]}`)
+	rest := additions(50_000)
+	for name, want := range map[string]*problemKind{"list": badURI, "x": unknownChannel, "all": fixedChannel} {
+		for range 5 {
+			_, err := hub.LoadChannel(t.Context(), name, strings.NewReader(strings.Replace(rest, "https://a.example/wiki/P10000\"", "berlin\"", 1)))
+			if p := (*client.Problem)(nil); !errors.As(err, &p) || p.Type != problemBase+want.slug {
+				t.Errorf("%s: got %v, want %s", name, err, want.slug)
+			}
+		}
+	}
+}
+
 func TestTheListOfAChannelIsTheSameInPagesAndAsLines(t *testing.T) {
 	h := startHub(t, nil)
 	const n = 2*linesPage + 7

@@ -4,17 +4,23 @@ import (
 	"bufio"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
 	"net/http"
 	"net/url"
 	"strconv"
+	"sync"
 )
 
 // MaxChannelEdit bounds the URIs of one [Client.EditChannel], added and removed
 // together, and those in a [ChannelDefinition]. [Client.LoadChannel] takes more.
 const MaxChannelEdit = 10_000
+
+// maxListLine bounds a line of a list that is read, in bytes: a hub's URIs have at
+// most 2,048.
+const maxListLine = 16 << 10
 
 // ChannelDefinition is what a channel lets through, by the rules of a [Filter].
 // With URI not nil, also empty, the channel has a list of URIs that can be changed
@@ -76,12 +82,14 @@ func (c *Client) Channels(ctx context.Context, after string, limit int) (list []
 
 // Channel shows one channel.
 func (c *Client) Channel(ctx context.Context, name string) (ch Channel, err error) {
-	return ch, c.get(ctx, channelPath(name), nil, &ch)
+	err = c.get(ctx, channelPath(name), nil, &ch)
+	return ch, err
 }
 
 // PutChannel makes a channel, or replaces it whole, its list included.
 func (c *Client) PutChannel(ctx context.Context, name string, d ChannelDefinition) (ch Channel, err error) {
-	return ch, c.send(ctx, http.MethodPut, channelPath(name), d, &ch)
+	err = c.send(ctx, http.MethodPut, channelPath(name), d, &ch)
+	return ch, err
 }
 
 // EditChannel puts URIs on the list of a channel and takes others off: all of it
@@ -94,20 +102,53 @@ func (c *Client) EditChannel(ctx context.Context, name string, add, remove []str
 		Add    uris `json:"add,omitzero"`
 		Remove uris `json:"remove,omitzero"`
 	}{uris{add}, uris{remove}}
-	return r, c.send(ctx, http.MethodPatch, channelPath(name), in, &r)
+	err = c.send(ctx, http.MethodPatch, channelPath(name), in, &r)
+	return r, err
 }
 
-// LoadChannel changes the list of a channel by lines {"add":URI} and
-// {"remove":URI}, as many as there are. What was taken before an error is kept, so
-// it may be sent again whole.
+// LoadChannel changes the list of a channel by lines {"add":URI} or {"remove":URI},
+// as many as there are; they are sent as they are read. What was taken before an
+// error is kept, so it may be sent again whole. A *Problem whose Item is set names
+// the line that was refused; an error of lines itself is returned as it is, and what
+// was read before it may be taken. After an error one more Read may be under way.
 func (c *Client) LoadChannel(ctx context.Context, name string, lines io.Reader) (r ListResult, err error) {
 	req, err := c.request(ctx, http.MethodPatch, channelPath(name), nil, "", nil)
 	if err != nil {
 		return r, err
 	}
-	req.Body = io.NopCloser(lines)
+	src := &source{lines: lines}
+	req.Body = io.NopCloser(src)
 	req.Header.Set("Content-Type", typeNDJSON)
-	return r, c.do(req, &r)
+	err = c.do(req, &r)
+	if failed := src.failure(); err != nil && failed != nil {
+		err = failed
+	}
+	return r, err
+}
+
+// A source tells what was wrong with what is sent from what is wrong with the
+// network.
+type source struct {
+	lines io.Reader
+
+	mu  sync.Mutex
+	err error
+}
+
+func (s *source) Read(b []byte) (int, error) {
+	n, err := s.lines.Read(b)
+	if err != nil && !errors.Is(err, io.EOF) {
+		s.mu.Lock()
+		s.err = err
+		s.mu.Unlock()
+	}
+	return n, err
+}
+
+func (s *source) failure() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.err
 }
 
 // DeleteChannel forgets a channel; its streams end. It returns the position from
@@ -117,10 +158,9 @@ func (c *Client) DeleteChannel(ctx context.Context, name string) (cursor string,
 	if err != nil {
 		return "", err
 	}
-	var out struct {
-		Cursor string `json:"cursor"`
-	}
-	return out.Cursor, c.do(req, &out)
+	var out position
+	err = c.do(req, &out)
+	return out.Cursor, err
 }
 
 // ChannelURIs iterates over the list of a channel. An error is the last item.
@@ -146,17 +186,25 @@ func (c *Client) channelURIs(ctx context.Context, name string, yield func(string
 	if resp.StatusCode != http.StatusOK {
 		return readProblem(resp)
 	}
-	lines := bufio.NewScanner(resp.Body)
-	for lines.Scan() {
+	lines := bufio.NewReaderSize(resp.Body, maxListLine)
+	for {
+		text, err := lines.ReadSlice('\n')
+		switch {
+		case errors.Is(err, io.EOF) && len(text) == 0:
+			return nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			return fmt.Errorf("%w: %s: a line of more than %d bytes", ErrNotHub, req.URL.Path, maxListLine)
+		case err != nil && !errors.Is(err, io.EOF): // it broke off: half a line is none
+			return fmt.Errorf("answer of %s: %w", req.URL.Path, err)
+		}
 		var line struct {
 			URI string `json:"uri"`
 		}
-		if err := json.Unmarshal(lines.Bytes(), &line); err != nil {
+		if err := json.Unmarshal(text, &line); err != nil {
 			return fmt.Errorf("%w: %s: %w", ErrNotHub, req.URL.Path, err)
 		}
 		if !yield(line.URI) {
 			return nil
 		}
 	}
-	return lines.Err()
 }

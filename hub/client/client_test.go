@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/freshwire/freshwire/hub/client"
@@ -346,5 +347,57 @@ func TestAResultAddsUp(t *testing.T) {
 	r.Add(client.Result{Accepted: 3, Duplicates: 2, Outdated: 1, Cursor: "b"})
 	if want := (client.Result{Accepted: 4, Changed: 1, Duplicates: 2, Outdated: 1, Cursor: "b"}); r != want {
 		t.Errorf("got %+v, want %+v", r, want)
+	}
+}
+
+func TestALoadWhoseLinesFailSaysWhatFailed(t *testing.T) {
+	hub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, err := io.ReadAll(r.Body); err == nil {
+			t.Error("the hub takes a load that broke off for whole")
+		}
+	}))
+	defer hub.Close()
+	broken := errors.New("broken")
+	lines := io.MultiReader(strings.NewReader("{\"add\":\"https://a.example/p\"}\n"), iotest.ErrReader(broken))
+	_, err := connect(t, hub, client.Options{}).LoadChannel(t.Context(), "files", lines)
+	if err != broken {
+		t.Errorf("got %v, want the error of the lines as it is", err)
+	}
+}
+
+func TestAListThatBreaksOffIsNotTakenForWhole(t *testing.T) {
+	for _, sent := range []string{"", "{\"uri\":\"https://a.example/p\"}\n", "{\"uri\":\"https://a.example/p\"}\n{\"uri\":\"https://a.ex"} {
+		hub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			io.WriteString(w, sent)
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}))
+		defer hub.Close()
+		var got []string
+		var last error
+		for uri, err := range connect(t, hub, client.Options{}).ChannelURIs(t.Context(), "files") {
+			if last = err; err == nil {
+				got = append(got, uri)
+			}
+		}
+		if last == nil || errors.Is(last, client.ErrNotHub) || len(got) != strings.Count(sent, "\n") {
+			t.Errorf("after %q: got %v, %v, want the whole lines and what broke", sent, got, last)
+		}
+	}
+}
+
+func TestAListThatNoHubWouldGiveIsRecognised(t *testing.T) {
+	for _, body := range []string{"<h1>It works!</h1>", strings.Repeat("x", 1<<20)} {
+		c := serve(t, 200, nil, body)
+		for _, err := range c.ChannelURIs(t.Context(), "files") {
+			if !errors.Is(err, client.ErrNotHub) {
+				t.Errorf("%.20s: got %v, want ErrNotHub", body, err)
+			}
+		}
+	}
+	for _, err := range serve(t, 404, nil, "").ChannelURIs(t.Context(), "files") {
+		if p := (*client.Problem)(nil); !errors.As(err, &p) || p.Status != 404 {
+			t.Errorf("got %v, want a *Problem of 404", err)
+		}
 	}
 }

@@ -22,7 +22,7 @@ type Problem struct {
 	Status int    `json:"status"`
 	Detail string `json:"detail,omitempty"`
 	Field  string `json:"field,omitempty"` // the offending field, if one is to blame
-	Item   *int   `json:"item,omitempty"`  // which update of a batch, counted from 0
+	Item   *int   `json:"item,omitempty"`  // which update of a batch or line of a list, counted from 0
 	Help   string `json:"help,omitempty"`  // the way out
 	// RetryAfter is how long the hub asks to wait; 0 if it does not say.
 	RetryAfter time.Duration `json:"-"`
