@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"slices"
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
@@ -395,6 +396,9 @@ func (l *listLoad) commit() error {
 			l.remove = append(l.remove, uri)
 		}
 	}
+	// In the order of the lines: the store gives ids in that order, and the list is
+	// shown by them.
+	slices.SortFunc(l.add, func(a, b string) int { return l.last[a].line - l.last[b].line })
 	res, err := l.h.channels.Edit(l.r.Context(), l.name, l.add, l.remove)
 	if invalid := (*graph.InvalidError)(nil); errors.As(err, &invalid) {
 		list := map[string][]string{"add": l.add, "remove": l.remove}[invalid.Field]

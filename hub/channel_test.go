@@ -430,6 +430,9 @@ func TestTheListOfAChannelIsTheSameInPagesAndAsLines(t *testing.T) {
 	if got := string(a.body); got != pages.String() || strings.Count(got, "\n") != n {
 		t.Errorf("%d lines, %d in pages, want %d and the same", strings.Count(got, "\n"), strings.Count(pages.String(), "\n"), n)
 	}
+	if want := strings.ReplaceAll(additions(n), `"add"`, `"uri"`); pages.String() != want {
+		t.Errorf("the list is not in the order in which it was sent:\n%.200s", pages.String())
+	}
 	if got := a.header.Get("Content-Type"); got != typeNDJSON {
 		t.Errorf("Content-Type is %q", got)
 	}
