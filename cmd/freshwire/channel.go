@@ -1,8 +1,6 @@
 package main
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
@@ -81,19 +79,25 @@ func listLength(ch client.Channel) string {
 	return fmt.Sprint(ch.URIs)
 }
 
-// definition tells the filter of a channel in words.
+// definition tells the filter of a channel in words. The list, prefixes and hosts
+// are alternatives.
 func definition(ch client.Channel) string {
-	var parts []string
+	var resources, parts []string
+	if ch.Listed {
+		resources = append(resources, "its list")
+	}
 	for _, f := range []struct {
 		name   string
 		values []string
-	}{{"prefix", ch.Prefix}, {"host", ch.Host}, {"type", ch.Type}, {"bucket", ch.Bucket}, {"kind", ch.Kind}, {"lane", ch.Lane}} {
+		to     *[]string
+	}{{"prefix", ch.Prefix, &resources}, {"host", ch.Host, &resources}, {"type", ch.Type, &parts}, {"bucket", ch.Bucket, &parts},
+		{"kind", ch.Kind, &parts}, {"lane", ch.Lane, &parts}} {
 		if len(f.values) > 0 {
-			parts = append(parts, f.name+" "+strings.Join(f.values, " or "))
+			*f.to = append(*f.to, f.name+" "+strings.Join(f.values, " or "))
 		}
 	}
-	if ch.Listed {
-		parts = append(parts, "its list")
+	if len(resources) > 0 {
+		parts = append([]string{strings.Join(resources, " or ")}, parts...)
 	}
 	if len(parts) == 0 {
 		return "everything"
@@ -108,6 +112,9 @@ func (c *cli) drawChannel(ch client.Channel) error {
 		field(w, "uris", listLength(ch))
 		field(w, "public", ch.Public)
 		field(w, "since", ch.Cursor)
+		if ch.BuiltIn {
+			field(w, "built in", "every hub has it; it cannot be changed")
+		}
 	})
 }
 
@@ -142,6 +149,16 @@ func (c *cli) channelPut() *cobra.Command {
 			}
 			return c.drawChannel(ch)
 		})
+	cmd.Long = `Makes a channel, or replaces one whole, its list included. Without any flag it lets
+everything through. What --uri, --prefix and --host name are alternatives; --type,
+--bucket, --kind and --lane each narrow that.
+
+With --uri or --list the channel has a list of URIs, which "channel add", "remove" and
+"load" change without replacing it. A channel is replaced at most 100 times within what
+the hub's journal keeps; change its list instead.`
+	cmd.Example += `
+  freshwire channel put images --list --kind changed
+  freshwire channel put everything`
 	fl := cmd.Flags()
 	fl.StringArrayVar(&d.URI, "uri", nil, "put this URI on its list, repeatable")
 	fl.BoolVar(&listed, "list", false, "give it a list of URIs, although it is empty")
@@ -175,66 +192,6 @@ func (c *cli) channelRemove() *cobra.Command {
 			}
 			return c.drawListResult(r)
 		})
-}
-
-func (c *cli) channelLoad() *cobra.Command {
-	cmd := c.onChannel("load NAME FILE[.gz|.zst]", "change the list of a channel by a file of any length", "load images files.txt.zst", 2,
-		func(cmd *cobra.Command, hub *client.Client, list []string) error {
-			f, err := openUpdates(list[1])
-			if err != nil {
-				return err
-			}
-			defer f.Close()
-			shown := c.newProgress(f)
-			defer shown.stop()
-			r, w := io.Pipe()
-			go func() { w.CloseWithError(f.listLines(w, shown)) }()
-			defer r.Close()
-			res, err := hub.LoadChannel(cmd.Context(), list[0], r)
-			if err != nil {
-				return err
-			}
-			shown.stop()
-			return c.drawListResult(res)
-		})
-	cmd.Long = `Sends a file with one URI a line, which are put on the list, or lines {"add":URI} and
-{"remove":URI}. Each 10,000 are on the hub's disk before the next are read; after an
-interruption the same command may be given again.`
-	return cmd
-}
-
-// listLines writes what the file asks of a list as the hub reads it.
-func (f *updateFile) listLines(w io.Writer, shown *progress) error {
-	var b bytes.Buffer
-	for {
-		line, more, err := f.next()
-		if err != nil {
-			return err
-		}
-		if !more {
-			_, err := w.Write(b.Bytes())
-			return err
-		}
-		switch line = bytes.TrimSpace(line); {
-		case len(line) == 0:
-		case line[0] == '{':
-			b.Write(append(line, '\n'))
-		default:
-			text, err := json.Marshal(map[string]string{"add": string(line)})
-			if err != nil {
-				return fmt.Errorf("%s:%d: %w", f.name, f.number, err)
-			}
-			b.Write(append(text, '\n'))
-		}
-		if b.Len() < batchBytes/64 {
-			continue
-		}
-		if _, err := w.Write(b.Bytes()); err != nil {
-			return err
-		}
-		b.Reset()
-		shown.tell(f.read, fmt.Sprintf("%d lines", f.number))
-	}
 }
 
 func (c *cli) channelURIs() *cobra.Command {

@@ -24,7 +24,7 @@ const exitHelp = `Exit codes:
   0  done
   1  failed
   2  wrong use: unknown command, flag or argument
-  3  the hub never heard of that URI
+  3  the hub never heard of that URI or channel
   4  cannot reach the hub
   5  the hub refused the request`
 

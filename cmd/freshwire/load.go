@@ -9,7 +9,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
+	"path/filepath"
 	"time"
 
 	"github.com/freshwire/freshwire/hub/client"
@@ -155,24 +155,65 @@ func openUpdates(name string) (*updateFile, error) {
 }
 
 func (f *updateFile) open() error {
-	var r io.Reader = bufio.NewReaderSize(counter{f}, 256<<10)
-	switch {
-	case strings.HasSuffix(f.name, ".gz"):
+	return f.inflated(bufio.NewReaderSize(counter{f}, 256<<10), filepath.Ext(f.name))
+}
+
+// openLines is openUpdates that takes - for the standard input, whose first bytes
+// tell how it is compressed. It has no file to be closed.
+func openLines(name string, stdin io.Reader) (*updateFile, error) {
+	if name != "-" {
+		return openUpdates(name)
+	}
+	f := &updateFile{name: "standard input"}
+	r := bufio.NewReaderSize(stdin, 256<<10)
+	ext := ""
+	switch magic, _ := r.Peek(4); { // what is wrong with it, the first line tells
+	case bytes.HasPrefix(magic, []byte("\x1f\x8b")):
+		ext = ".gz"
+	case bytes.HasPrefix(magic, []byte("\x28\xb5\x2f\xfd")):
+		ext = ".zst"
+	}
+	return f, f.inflated(r, ext)
+}
+
+// inflated reads the lines of r, which is compressed as ext says.
+func (f *updateFile) inflated(r io.Reader, ext string) error {
+	switch ext {
+	case ".gz":
 		z, err := gzip.NewReader(r)
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 		r, f.inflate = z, z
-	case strings.HasSuffix(f.name, ".zst"):
+	case ".zst":
 		z, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1))
 		if err != nil {
 			return fmt.Errorf("%s: %w", f.name, err)
 		}
 		r, f.inflate = z, z.IOReadCloser()
 	}
-	f.lines = bufio.NewScanner(r)
+	whole := &wholeLines{r: r}
+	f.lines = bufio.NewScanner(whole)
 	f.lines.Buffer(make([]byte, 0, 64<<10), maxLine)
+	f.lines.Split(whole.split)
 	return nil
+}
+
+// wholeLines splits what it reads into lines, and knows that a line which breaks off
+// is none: cut short, a URI is another one.
+type wholeLines struct {
+	r      io.Reader
+	broken bool
+}
+
+func (w *wholeLines) Read(b []byte) (int, error) {
+	n, err := w.r.Read(b)
+	w.broken = err != nil && !errors.Is(err, io.EOF)
+	return n, err
+}
+
+func (w *wholeLines) split(data []byte, atEnd bool) (int, []byte, error) {
+	return bufio.ScanLines(data, atEnd && !w.broken)
 }
 
 func (f *updateFile) Close() error {

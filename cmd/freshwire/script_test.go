@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"testing/iotest"
 	"time"
 
 	"github.com/freshwire/freshwire/hub"
@@ -41,7 +42,7 @@ func TestStories(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"hub": scriptStart, "status": scriptStatus, "lines": scriptLines, "spoil": scriptSpoil,
+			"hub": scriptStart, "status": scriptStatus, "lines": scriptLines, "list": scriptList, "cut": scriptCut, "spoil": scriptSpoil,
 			"compress": scriptCompress, "empty": scriptEmpty, "teaches": scriptTeaches,
 		},
 	})
@@ -107,6 +108,24 @@ func scriptLines(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(os.WriteFile(ts.MkAbs(args[2]), b.Bytes(), 0o666))
 }
 
+// list A B FILE writes the URIs numbered A to B.
+func scriptList(ts *testscript.TestScript, _ bool, args []string) {
+	from, err1 := strconv.Atoi(args[0])
+	to, err2 := strconv.Atoi(args[1])
+	ts.Check(errors.Join(err1, err2))
+	var b bytes.Buffer
+	for i := from; i <= to; i++ {
+		fmt.Fprintf(&b, "https://a.example/%d\n", i)
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[2]), b.Bytes(), 0o666))
+}
+
+// cut FILE takes the last bytes of a file away.
+func scriptCut(ts *testscript.TestScript, _ bool, args []string) {
+	text := ts.ReadFile(args[0])
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text[:len(text)-20]), 0o666))
+}
+
 // spoil N FILE makes a line one that no hub takes.
 func scriptSpoil(ts *testscript.TestScript, _ bool, args []string) {
 	n, err := strconv.Atoi(args[0])
@@ -158,6 +177,38 @@ func TestADependencyMayHaveAnEqualsSignInItsAddress(t *testing.T) {
 	} {
 		if d := parseDep(c.in); d.URI != c.uri || d.Seen != c.seen {
 			t.Errorf("parseDep(%q) = %q seen %q, want %q seen %q", c.in, d.URI, d.Seen, c.uri, c.seen)
+		}
+	}
+}
+
+func TestALineThatBreaksOffIsNone(t *testing.T) {
+	const text = "https://a.example/1\nhttps://a.example/2"
+	broken := errors.New("broken")
+	for _, c := range []struct {
+		name string
+		in   io.Reader
+		want string
+	}{
+		{"whole", strings.NewReader(text), "https://a.example/1 https://a.example/2 <nil>"},
+		{"broken off", io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken)), "https://a.example/1 in: line 2: broken"},
+		{"broken off with its last bytes", iotest.DataErrReader(io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken))), "https://a.example/1 in: line 2: broken"},
+		{"broken off byte by byte", iotest.OneByteReader(io.MultiReader(strings.NewReader(text), iotest.ErrReader(broken))), "https://a.example/1 in: line 2: broken"},
+	} {
+		f := &updateFile{name: "in"}
+		if err := f.inflated(c.in, ""); err != nil {
+			t.Fatal(err)
+		}
+		got := ""
+		for {
+			line, more, err := f.next()
+			if !more {
+				got += fmt.Sprint(err)
+				break
+			}
+			got += string(line) + " "
+		}
+		if got != c.want {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
 	}
 }
