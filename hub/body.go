@@ -195,6 +195,19 @@ var errNoMember = errors.New("no such member")
 
 // uris reads a list of at most most canonical URIs.
 func (s *scanner) uris(most int, schemes []string) ([]string, error) {
+	return s.list(most, "URIs", func() (string, error) { return s.uri(schemes) })
+}
+
+// texts reads a list of at most most texts.
+func (s *scanner) texts(most int) ([]string, error) {
+	return s.list(most, "values", func() (string, error) {
+		t, err := s.text()
+		return string(t), err
+	})
+}
+
+// list reads a list of at most most elements; unit says what they are.
+func (s *scanner) list(most int, unit string, element func() (string, error)) ([]string, error) {
 	if err := s.array(); err != nil {
 		return nil, err
 	}
@@ -205,12 +218,12 @@ func (s *scanner) uris(most int, schemes []string) ([]string, error) {
 			return list, err
 		}
 		if len(list) == most {
-			return nil, exceeds(overLimit, "", int64(most), "URIs")
+			return nil, exceeds(overLimit, "", int64(most), unit)
 		}
-		uri, err := s.uri(schemes)
+		v, err := element()
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, uri)
+		list = append(list, v)
 	}
 }

@@ -256,28 +256,6 @@ func (s *scanner) listChange(schemes []string) (uris []string, err error) {
 	}
 }
 
-// texts reads a list of at most most texts.
-func (s *scanner) texts(most int) ([]string, error) {
-	if err := s.array(); err != nil {
-		return nil, err
-	}
-	list := []string{}
-	for {
-		ok, err := s.more(len(list) == 0, ']')
-		if err != nil || !ok {
-			return list, err
-		}
-		if len(list) == most {
-			return nil, exceeds(overLimit, "", int64(most), "values")
-		}
-		t, err := s.text()
-		if err != nil {
-			return nil, err
-		}
-		list = append(list, string(t))
-	}
-}
-
 // A listLoad takes a list in, line by line: {"add":URI} or {"remove":URI}. What
 // is full is durable before the next is read, so a load that breaks off is sent
 // again without harm.

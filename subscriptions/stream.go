@@ -127,7 +127,7 @@ func jitter(d time.Duration, spread float64) time.Duration {
 func (st *stream) begin(from start, now time.Duration) {
 	st.cursor, st.told, st.unproven = from.at, from.at, !from.proven
 	st.moved, st.markAt, st.mark = now, now, from.at.Seq
-	st.beat = now + jitter(st.s.o.Heartbeat, 0.2)
+	st.beat = now + jitter(heartbeatPeriod, 0.2)
 	b := st.format.open(nil, jitter(retryLost, 0.5))
 	switch {
 	case from.reset != nil:
@@ -259,7 +259,7 @@ func (st *stream) write(b []byte, now time.Duration, n *int) bool {
 	st.s.stats.bytes.Add(uint64(took))
 	if took > 0 {
 		st.moved = now
-		st.beat = now + jitter(st.s.o.Heartbeat, 0.2)
+		st.beat = now + jitter(heartbeatPeriod, 0.2)
 	}
 	if err != nil {
 		st.gone(reasonOf(err))

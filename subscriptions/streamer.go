@@ -56,9 +56,6 @@ type StreamOptions struct {
 	// MaxStreams bounds the open streams of all, so that descriptors are left for
 	// those who publish; 0 means no bound.
 	MaxStreams int
-	// Heartbeat is how long a stream is silent on average before it shows life,
-	// spread by 20 % either way; 0 means 15 s.
-	Heartbeat time.Duration
 	// ClientAddr names the client a request is counted for; nil means the host
 	// of its RemoteAddr.
 	ClientAddr func(*http.Request) string
@@ -113,9 +110,6 @@ func NewStreamer(log journal, o StreamOptions) *Streamer {
 	}
 	if o.MaxPerAddr <= 0 {
 		o.MaxPerAddr = defaultMaxPerAddr
-	}
-	if o.Heartbeat <= 0 {
-		o.Heartbeat = heartbeatPeriod
 	}
 	if o.ClientAddr == nil {
 		o.ClientAddr = remoteHost
