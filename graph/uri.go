@@ -93,6 +93,22 @@ func Host(uri string) string {
 	return rest
 }
 
+// CheckPrefix returns nil if some canonical URI lies under prefix ([UnderPrefix]);
+// schemes as in [CheckURI].
+func CheckPrefix(prefix string, schemes ...string) error {
+	err := CheckURI(prefix, schemes...)
+	if err == nil || strings.Contains(prefix, "#") {
+		return err
+	}
+	// A host alone and the namespace of a URN are prefixes, but no URIs.
+	for _, tail := range [...]string{"/", "x", ":x"} {
+		if uri := prefix + tail; CheckURI(uri, schemes...) == nil && UnderPrefix(uri, prefix) {
+			return nil
+		}
+	}
+	return err
+}
+
 // UnderPrefix reports whether a canonical URI lies at or below a prefix: same
 // scheme, same host and port, and whole path segments. ".../wiki" covers
 // ".../wiki", ".../wiki/A" and ".../wiki#exists" but not ".../wikitext"; a prefix

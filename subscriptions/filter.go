@@ -121,7 +121,7 @@ func Compile(f Filter, schemes ...string) (*Matcher, error) {
 		}
 	}
 	for _, prefix := range f.Prefix {
-		if err := checkPrefix(prefix, schemes); err != nil {
+		if err := graph.CheckPrefix(prefix, schemes...); err != nil {
 			return nil, &FilterError{"prefix", err.Error()}
 		}
 	}
@@ -167,21 +167,6 @@ func (f *Filter) bounded() error {
 		}
 	}
 	return nil
-}
-
-// checkPrefix returns nil if some canonical URI lies under prefix.
-func checkPrefix(prefix string, schemes []string) error {
-	err := graph.CheckURI(prefix, schemes...)
-	if err == nil || strings.Contains(prefix, "#") {
-		return err
-	}
-	// A host alone and the namespace of a URN are prefixes, but no URIs.
-	for _, tail := range [...]string{"/", "x", ":x"} {
-		if uri := prefix + tail; graph.CheckURI(uri, schemes...) == nil && graph.UnderPrefix(uri, prefix) {
-			return nil
-		}
-	}
-	return err
 }
 
 // mask sets the bit of each named value.

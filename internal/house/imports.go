@@ -12,9 +12,10 @@ import (
 // down to the graph, and rooms beside each other do not know each other. The
 // tests of a room are held to the same.
 var may = map[string][]string{
-	"cmd/freshwire": {"hub", "hub/bench", "hub/client", "hub/mediawiki"},
+	"cmd/freshwire": {"hub", "hub/auth", "hub/bench", "hub/client", "hub/mediawiki"},
 	"hub": {"federation", "subscriptions", "digest", "graph", "graph/bulk",
-		"hub/client", "hub/mediawiki"},
+		"hub/auth", "hub/client", "hub/mediawiki"},
+	"hub/auth":          {"graph"},
 	"hub/client":        {"federation/follow"},
 	"hub/bench":         {"hub/client"},
 	"hub/mediawiki":     {"hub/client"},
