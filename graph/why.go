@@ -32,6 +32,8 @@ type Explanation struct {
 	Chain    []Link  // nearest cause first; the last one is the edit
 	Waiting  []Item  // unsettled dependencies that a dirty resource waits for
 	Text     string  // one sentence a person understands
+
+	hidden, waits int // links at the end that are not shown; what it waits for, shown or not
 }
 
 // Link is one step of the path from a resource back to the edit.
@@ -72,8 +74,38 @@ func (s *Store) Why(ctx context.Context, uri string) (Explanation, error) {
 			return e, err
 		}
 	}
+	e.waits = len(e.Waiting)
 	e.Text = e.sentence()
 	return e, nil
+}
+
+// ShowOnly takes out of an explanation each resource that sees does not report, its
+// text included, for a reader who may not know of them. The resource that is
+// explained stays.
+func (e *Explanation) ShowOnly(sees func(uri string) bool) {
+	shown := func(c Cause) Cause {
+		if c.URI != "" && !sees(c.URI) {
+			return Cause{}
+		}
+		return c
+	}
+	if e.Last != nil {
+		last := *e.Last
+		last.Cause = shown(last.Cause)
+		e.Last = &last
+	}
+	chain := e.Chain
+	e.Chain, e.hidden = nil, 0
+	for _, l := range chain {
+		if !sees(l.URI) {
+			e.hidden++
+			continue
+		}
+		l.Cause = shown(l.Cause)
+		e.Chain, e.hidden = append(e.Chain, l), 0
+	}
+	e.Waiting = slices.DeleteFunc(slices.Clone(e.Waiting), func(it Item) bool { return !sees(it.URI) })
+	e.Text = e.sentence()
 }
 
 // LastNotice returns the newest notice about uri, nil if there is none in the
@@ -241,7 +273,10 @@ func (e *Explanation) sentence() string {
 		b.WriteString(" and has failed: nobody answered its notices")
 	}
 	root := ""
-	if len(e.Chain) > 0 {
+	switch {
+	case e.hidden > 0:
+		root = "something changed that is not shown to you"
+	case len(e.Chain) > 0:
 		l := e.Chain[len(e.Chain)-1]
 		root = fmt.Sprintf("%s changed to %s at %s", l.URI, cmp.Or(l.Version, "a new state"), l.At.Format(time.RFC3339))
 	}
@@ -252,7 +287,7 @@ func (e *Explanation) sentence() string {
 	case res.State == Stub:
 		b.WriteString(": it was deleted or purged")
 	case res.State == Dirty:
-		fmt.Fprintf(&b, ": it waits for %d unsettled dependencies", len(e.Waiting))
+		fmt.Fprintf(&b, ": it waits for %d unsettled dependencies", e.waits)
 		if len(e.Waiting) > 0 {
 			fmt.Fprintf(&b, ", first %s", e.Waiting[0].URI)
 		}

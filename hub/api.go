@@ -17,10 +17,6 @@ import (
 	"github.com/go-chi/chi/v5/middleware"
 )
 
-// localPublisher is the publisher of all updates while there are no tokens that
-// name one.
-const localPublisher = "local"
-
 //go:embed openapi.json
 var openAPI []byte
 
@@ -30,31 +26,39 @@ func init() { chi.RegisterMethod("QUERY") }
 func (h *Hub) routes() http.Handler {
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
-	r.Post("/v1/updates", h.answered(h.postUpdates))
-	r.Get("/v1/resource", h.answered(h.getResource))
-	r.Post("/v1/status", h.answered(h.postStatus))
-	r.Get("/v1/dependencies", h.answered(h.listing(h.store.Dependencies)))
-	r.Patch("/v1/dependencies", h.answered(h.patchDependencies))
-	r.Delete("/v1/dependencies", h.answered(h.deleteDependencies))
-	r.Get("/v1/dependents", h.answered(h.listing(h.store.Dependents)))
-	r.Delete("/v1/dependents", h.answered(h.deleteDependents))
-	r.Get("/v1/why", h.answered(h.getWhy))
-	r.Get("/v1/impact", h.answered(h.getImpact))
-	r.Get("/v1/token", h.answered(h.getToken))
-	r.Get("/v1/jobs", h.answered(h.getJobs))
-	r.Post("/v1/jobs/{id}", h.answered(h.postJob))
-	r.Get("/v1/channels", h.answered(h.getChannels))
-	r.Get("/v1/channels/{name}", h.answered(h.getChannel))
-	r.Put("/v1/channels/{name}", h.answered(h.putChannel))
-	r.Patch("/v1/channels/{name}", h.answered(h.patchChannel))
-	r.Delete("/v1/channels/{name}", h.answered(h.deleteChannel))
-	r.Get("/v1/channels/{name}/uris", h.answered(h.getChannelURIs))
-	for _, method := range []string{http.MethodGet, http.MethodPost, "QUERY"} {
-		r.Method(method, "/v1/stream", h.streams)
+	for _, route := range []struct {
+		method, path string
+		needs        access
+		handle       func(http.ResponseWriter, *http.Request) error
+	}{
+		{"POST", "/v1/updates", forHolders, h.postUpdates},
+		{"GET", "/v1/resource", forHolders, h.getResource},
+		{"POST", "/v1/status", forHolders, h.postStatus},
+		{"GET", "/v1/dependencies", forHolders, h.listing(h.store.Dependencies)},
+		{"PATCH", "/v1/dependencies", forHolders, h.patchDependencies},
+		{"DELETE", "/v1/dependencies", forHolders, h.deleteDependencies},
+		{"GET", "/v1/dependents", forHolders, h.listing(h.store.Dependents)},
+		{"DELETE", "/v1/dependents", forAdmins, h.deleteDependents}, // edges of whoever made something from it
+		{"GET", "/v1/why", forHolders, h.getWhy},
+		{"GET", "/v1/impact", forHolders, h.getImpact},
+		{"GET", "/v1/token", forHolders, h.getToken},
+		{"GET", "/v1/jobs", forHolders, h.getJobs},
+		{"POST", "/v1/jobs/{id}", forAdmins, h.postJob},
+		{"GET", "/v1/channels", forAdmins, h.getChannels},
+		{"GET", "/v1/channels/{name}", forAdmins, h.getChannel},
+		{"PUT", "/v1/channels/{name}", forAdmins, h.putChannel},
+		{"PATCH", "/v1/channels/{name}", forAdmins, h.patchChannel},
+		{"DELETE", "/v1/channels/{name}", forAdmins, h.deleteChannel},
+		{"GET", "/v1/channels/{name}/uris", forAdmins, h.getChannelURIs},
+		{"GET", "/healthz", forAll, h.getHealth},
+		{"GET", "/livez", forAll, h.getLife},
+	} {
+		r.Method(route.method, route.path, route.needs.guard(h.answered(route.handle)))
 	}
-	r.Get("/healthz", h.answered(h.getHealth))
-	r.Get("/livez", h.answered(h.getLife))
-	r.Method(http.MethodGet, "/metrics", h.metrics.handler())
+	for _, method := range []string{http.MethodGet, http.MethodPost, "QUERY"} {
+		r.Method(method, "/v1/stream", forAdmins.guard(h.streams))
+	}
+	r.Method(http.MethodGet, "/metrics", forAdmins.guard(h.metrics.handler()))
 	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", typeJSON)
 		w.Write(openAPI)
@@ -184,12 +188,15 @@ func (h *Hub) postUpdates(w http.ResponseWriter, r *http.Request) error {
 		us, err = DecodeUpdates(body, DecodeOptions{h.clock.Now(), h.cfg.Schemes})
 		return err
 	})
+	if err == nil {
+		err = mayChangeAll(r, us)
+	}
 	if err != nil {
 		return err
 	}
 	res := graph.Result{Cursor: h.store.Token()}
 	if len(us) > 0 {
-		if res, err = h.store.Apply(r.Context(), localPublisher, us); err != nil {
+		if res, err = h.store.Apply(r.Context(), caller(r).Subject, us); err != nil {
 			return err
 		}
 	}
@@ -220,13 +227,15 @@ func (h *Hub) getJobs(w http.ResponseWriter, r *http.Request) error {
 	if _, err := query(r); err != nil {
 		return err
 	}
-	jobs := h.store.Jobs()
 	out := struct {
 		Jobs []jobShape `json:"jobs"`
-	}{make([]jobShape, len(jobs))}
+	}{[]jobShape{}}
 	now := h.clock.Now()
-	for i := range jobs {
-		out.Jobs[i] = shapeJob(&jobs[i], now)
+	for _, job := range h.store.Jobs() {
+		if caller(r).Sees(job.URI) {
+			job.Cause = shownCause(r, job.Cause)
+			out.Jobs = append(out.Jobs, shapeJob(&job, now))
+		}
 	}
 	return writeJSON(w, out)
 }

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -48,6 +49,14 @@ func (s *Size) UnmarshalText(text []byte) error {
 var sizeUnits = map[string]int64{"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
 	"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
+// AuthConfig says whose tokens are believed. The zero value is a hub without keys:
+// only loopback reaches it, and who does may do everything.
+type AuthConfig struct {
+	JWKS     string `yaml:"jwks"`     // file or URL of the issuer's key set
+	Issuer   string `yaml:"issuer"`   // what iss has to say
+	Audience string `yaml:"audience"` // what aud has to name; "" means the public URL
+}
+
 // Config is all that an operator can set. [DefaultConfig] has the defaults,
 // [LoadConfig] puts a file, the environment and flags over them.
 type Config struct {
@@ -58,6 +67,7 @@ type Config struct {
 	TrustedProxy []netip.Prefix `yaml:"trusted-proxy"`
 	TLSCert      string         `yaml:"tls-cert"`
 	TLSKey       string         `yaml:"tls-key"`
+	Auth         AuthConfig     `yaml:"auth"`
 	Mode         Mode           `yaml:"mode"`
 	Work         []string       `yaml:"work"`
 	Collect      []string       `yaml:"collect"`
@@ -86,7 +96,8 @@ func DefaultConfig() Config {
 }
 
 // A Setting is one field of a Config under the name it has as a flag and in the
-// file. In the environment it is FRESHWIRE_ and the name in capitals, with _ for -.
+// file, some of them in a section. In the environment it is FRESHWIRE_ and the name
+// in capitals, with _ for -.
 type Setting struct {
 	Name  string
 	Usage string
@@ -98,13 +109,16 @@ type Setting struct {
 func Settings() []Setting { return slices.Clone(settings) }
 
 var settings = []Setting{
-	{"listen", "address to serve on; loopback only", func(c *Config) any { return &c.Listen }},
+	{"listen", "address to serve on; without jwks loopback only", func(c *Config) any { return &c.Listen }},
 	{"data", "folder that holds the store", func(c *Config) any { return &c.Data }},
 	{"public-url", "address under which others reach the hub, as through a proxy", func(c *Config) any { return &c.PublicURL }},
 	{"admin", "address of a second listener for metrics and profiles; loopback only", func(c *Config) any { return &c.Admin }},
 	{"trusted-proxy", "networks whose X-Forwarded-For is believed", func(c *Config) any { return &c.TrustedProxy }},
 	{"tls-cert", "file with the certificate chain to serve TLS with", func(c *Config) any { return &c.TLSCert }},
 	{"tls-key", "file with the key of tls-cert", func(c *Config) any { return &c.TLSKey }},
+	{"jwks", "file or https URL of the keys that tokens are checked with (auth.jwks in the file)", func(c *Config) any { return &c.Auth.JWKS }},
+	{"issuer", "who makes the tokens: what their iss says (auth.issuer)", func(c *Config) any { return &c.Auth.Issuer }},
+	{"audience", "what the tokens' aud names; the public-url if not set (auth.audience)", func(c *Config) any { return &c.Auth.Audience }},
 	{"mode", "normal, or observe: keep the graph, retry nothing", func(c *Config) any { return &c.Mode }},
 	{"work", "types that somebody makes; their notices are retried", func(c *Config) any { return &c.Work }},
 	{"collect", "types that are deleted when nothing depends on them any more", func(c *Config) any { return &c.Collect }},
@@ -123,6 +137,8 @@ const (
 	EnvFile = envPrefix + "CONFIG"
 	// EnvHub is the hub that the client commands speak to; a hub ignores it.
 	EnvHub = envPrefix + "HUB"
+	// EnvToken is the token that the client commands send; a hub ignores it.
+	EnvToken = envPrefix + "TOKEN"
 )
 
 // LoadConfig puts together a configuration: flags win over the environment, that
@@ -142,6 +158,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 	}
 	delete(env, EnvFile)
 	delete(env, EnvHub)
+	delete(env, EnvToken)
 	if file != "" {
 		if err := c.readFile(file); err != nil {
 			return Config{}, err
@@ -239,13 +256,8 @@ const (
 
 // Check reports the first setting that cannot be used, and why.
 func (c *Config) Check() error {
-	if err := checkListen("listen", c.Listen); err != nil {
+	if err := c.checkAddresses(); err != nil {
 		return err
-	}
-	if c.Admin != "" {
-		if err := checkListen("admin", c.Admin); err != nil {
-			return err
-		}
 	}
 	switch {
 	case c.Data == "":
@@ -273,21 +285,47 @@ func (c *Config) Check() error {
 	return c.checkNames()
 }
 
-// checkListen refuses an address that others could reach: without keys the hub
-// cannot tell who may do what.
-func checkListen(name, addr string) error {
+// checkAddresses refuses to listen where others could reach what they may not:
+// without keys the hub cannot tell who may do what.
+func (c *Config) checkAddresses() error {
+	local, err := checkListen("listen", c.Listen)
+	switch {
+	case err != nil:
+		return err
+	case !local && c.Auth.JWKS == "":
+		return fmt.Errorf("listen: %q is not a loopback address, and without keys to check tokens with "+
+			"everybody who reaches the hub may do everything: set jwks and issuer, or listen on 127.0.0.1 or [::1]", c.Listen)
+	case !local && (c.ClockRate != 1 || !c.ClockStart.IsZero()):
+		return fmt.Errorf("listen: %q is not a loopback address, and a hub with an accelerated clock is for trying out", c.Listen)
+	case c.Auth.JWKS == "" && (c.Auth.Issuer != "" || c.Auth.Audience != ""):
+		return errors.New("jwks: issuer and audience are set, but no keys to check tokens with")
+	case c.Auth.JWKS != "" && c.Auth.Issuer == "":
+		return errors.New("issuer: say whose tokens are believed; it is what their iss says")
+	case c.Auth.JWKS != "" && c.audience() == "":
+		return errors.New("audience: say what a token for this hub names as its aud, or set public-url")
+	}
+	if c.Admin == "" {
+		return nil
+	}
+	if local, err = checkListen("admin", c.Admin); err == nil && !local {
+		err = fmt.Errorf("admin: %q is not a loopback address; profiles show memory, and nobody is asked for a token there", c.Admin)
+	}
+	return err
+}
+
+// audience is what tokens have to name.
+func (c *Config) audience() string { return cmp.Or(c.Auth.Audience, c.PublicURL) }
+
+// checkListen reports whether addr is this very machine's alone.
+func checkListen(name, addr string) (local bool, err error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
-		return fmt.Errorf("%s: %w; write it as 127.0.0.1:8420", name, err)
+		return false, fmt.Errorf("%s: %w; write it as 127.0.0.1:8420", name, err)
 	}
 	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
-		return fmt.Errorf("%s: %.20q is not a port", name, port)
+		return false, fmt.Errorf("%s: %.20q is not a port", name, port)
 	}
-	if !isLoopback(host) {
-		return fmt.Errorf("%s: %q is not a loopback address; the hub has no keys to check tokens with, "+
-			"so everybody who reaches it may do everything: listen on 127.0.0.1 or [::1]", name, addr)
-	}
-	return nil
+	return isLoopback(host), nil
 }
 
 // isLoopback reports whether host, without port, is this very machine.

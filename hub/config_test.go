@@ -47,17 +47,18 @@ func TestWithoutAnythingTheDefaultsHold(t *testing.T) {
 func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 	values := map[string]string{"mode": "observe", "keep-age": "1h", "keep-bytes": "1MiB", "cache": "9MiB", "clock-start": "2030-01-01T00:00:00Z",
 		"clock-rate": "2", "streams-per-address": "9", "trusted-proxy": "10.0.0.0/8", "listen": "[::1]:1", "admin": "localhost:1", "public-url": "https://hub.example", "work": "a"}
-	fields := reflect.TypeFor[Config]().NumField()
-	if len(settings) != fields {
-		t.Errorf("%d settings for %d fields", len(settings), fields)
+	if n := leaves(reflect.TypeFor[Config]()); len(settings) != n {
+		t.Errorf("%d settings for %d fields", len(settings), n)
 	}
-	for i, s := range settings {
+	inSection := map[string]string{"jwks": "auth", "issuer": "auth", "audience": "auth"}
+	for _, s := range settings {
 		value := values[s.Name]
 		if value == "" {
 			value = "x"
 		}
 		changed := func(c Config) bool {
-			return !reflect.DeepEqual(reflect.ValueOf(c).Field(i).Interface(), reflect.ValueOf(DefaultConfig()).Field(i).Interface())
+			d := DefaultConfig()
+			return !reflect.DeepEqual(s.field(&c), s.field(&d))
 		}
 		var flag, env, file Config
 		flag, env, file = DefaultConfig(), DefaultConfig(), DefaultConfig()
@@ -70,11 +71,14 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 		}
 		name := filepath.Join(t.TempDir(), "c.yaml")
 		yaml := s.Name + ": \"" + value + "\"\n"
-		switch reflect.TypeFor[Config]().Field(i).Type.Kind() {
+		switch reflect.TypeOf(s.field(&file)).Elem().Kind() {
 		case reflect.Slice:
 			yaml = s.Name + ": [" + value + "]\n"
 		case reflect.Float64, reflect.Int:
 			yaml = s.Name + ": " + value + "\n"
+		}
+		if section := inSection[s.Name]; section != "" {
+			yaml = section + ":\n  " + yaml
 		}
 		if err := os.WriteFile(name, []byte(yaml), 0o600); err != nil {
 			t.Fatal(err)
@@ -86,6 +90,18 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 			t.Errorf("setting %s has no usage", s.Name)
 		}
 	}
+}
+
+// leaves counts the fields of a configuration, those of its sections one by one.
+func leaves(t reflect.Type) (n int) {
+	for i := range t.NumField() {
+		if f := t.Field(i); f.Type.Kind() == reflect.Struct && f.Type != reflect.TypeFor[time.Time]() {
+			n += leaves(f.Type)
+			continue
+		}
+		n++
+	}
+	return n
 }
 
 func TestConfigurationsThatCannotBeMeantAreRefused(t *testing.T) {
@@ -107,8 +123,14 @@ func TestConfigurationsThatCannotBeMeantAreRefused(t *testing.T) {
 		{"a variable that is no duration", "", []string{"FRESHWIRE_KEEP_AGE=a"}, nil, "FRESHWIRE_KEEP_AGE"},
 		{"an unknown flag", "", nil, map[string]string{"lsten": "a"}, "--lsten"},
 		{"a network that is none", "", nil, map[string]string{"trusted-proxy": "10.0.0.1"}, "--trusted-proxy"},
-		{"a public address", "", nil, map[string]string{"listen": "0.0.0.0:8420"}, "no keys"},
-		{"all addresses", "", nil, map[string]string{"listen": ":8420"}, "no keys"},
+		{"a public address", "", nil, map[string]string{"listen": "0.0.0.0:8420"}, "without keys"},
+		{"all addresses", "", nil, map[string]string{"listen": ":8420"}, "without keys"},
+		{"keys without issuer", "auth: {jwks: a, audience: b}\n", nil, nil, "issuer"},
+		{"keys without audience", "", nil, map[string]string{"jwks": "a", "issuer": "b"}, "audience"},
+		{"an issuer without keys", "", nil, map[string]string{"issuer": "b"}, "jwks"},
+		{"a public address with a clock that runs ahead", "clock-rate: 2\nlisten: 0.0.0.0:1\nauth: {jwks: a, issuer: b, audience: c}\n", nil, nil, "accelerated"},
+		{"a public address for the admin, with keys", "admin: 0.0.0.0:1\nauth: {jwks: a, issuer: b, audience: c}\n", nil, nil, "admin"},
+		{"an unknown key in a section", "auth: {jkws: a}\n", nil, nil, "jkws"},
 		{"a name", "", nil, map[string]string{"listen": "hub.example:8420"}, "loopback"},
 		{"a public address for the admin", "", nil, map[string]string{"admin": "192.0.2.1:8421"}, "admin"},
 		{"no port", "", nil, map[string]string{"listen": "127.0.0.1"}, "missing port"},

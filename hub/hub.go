@@ -7,12 +7,14 @@
 // what is not canonical, not known or too long is refused as a whole, with a
 // [Problem] that names the item and the field.
 //
-// While there are no keys to check tokens with, only loopback may listen, and who
-// reaches the hub may do everything. Pages in a browser are the exception: they
-// also reach loopback, so foreign host names and writes from foreign origins are
-// refused.
+// With keys, each request carries a token, and what it asks for is checked item by
+// item against what the token covers: nobody sees or changes what they may not, and
+// an answer does not even tell whether it is there. Without keys, only loopback may
+// listen, and who reaches the hub may do everything. Pages in a browser are the
+// exception: they also reach loopback, so foreign host names and writes from foreign
+// origins are refused.
 //
-// Imports graph and subscriptions.
+// Imports graph, subscriptions and hub/auth.
 package hub
 
 import (
@@ -29,6 +31,7 @@ import (
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/hub/auth"
 	"github.com/freshwire/freshwire/subscriptions"
 	"golang.org/x/sync/errgroup"
 )
@@ -56,7 +59,9 @@ type Hub struct {
 	channels *subscriptions.Channels
 	streams  *subscriptions.Streamer
 	metrics  *metrics
-	host     string // of public-url, "" if there is none
+	keys     *auth.Keys     // nil on a hub that asks for no tokens …
+	tokens   *auth.Verifier // … and then this is nil too
+	host     string         // of public-url, "" if there is none
 	api      *http.Server
 	admin    *http.Server // nil if there is no admin listener
 	listener net.Listener
@@ -77,7 +82,10 @@ func New(cfg Config, log *slog.Logger) (*Hub, error) {
 	if u, err := url.Parse(cfg.PublicURL); err == nil {
 		h.host = u.Hostname()
 	}
-	var err error
+	err := h.openKeys()
+	if err != nil {
+		return nil, err
+	}
 	if h.store, err = graph.Open(filepath.Join(cfg.Data, "store"), h.storeOptions(log)); err != nil {
 		return nil, err
 	}
@@ -119,7 +127,7 @@ func (h *Hub) listen() error {
 	if h.listener, err = single.Listen(context.Background(), "tcp", h.cfg.Listen); err != nil {
 		return err
 	}
-	h.api = h.server(h.front(h.routes()))
+	h.api = h.server(h.front(h.identify(h.routes())))
 	if certs != nil {
 		h.api.TLSConfig = &tls.Config{Certificates: certs, MinVersion: tls.VersionTLS12}
 	}
@@ -184,12 +192,15 @@ func (h *Hub) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.store.Run(storeCtx) })
 	g.Go(func() error { return h.streams.Run(storeCtx) })
+	if h.keys != nil {
+		g.Go(func() error { return h.keys.Run(ctx) })
+	}
 	g.Go(func() error { return serve(h.api, h.listener) })
 	if h.admin != nil {
 		g.Go(func() error { return serve(h.admin, h.adminLn) })
 	}
 	h.ready.Store(true)
-	h.log.Info("serving", "url", h.URL(), "data", h.cfg.Data, "mode", string(h.cfg.Mode), "access", "loopback is admin")
+	h.log.Info("serving", "url", h.URL(), "data", h.cfg.Data, "mode", string(h.cfg.Mode), "access", h.accessText())
 	g.Go(func() error {
 		defer stopStore()
 		<-ctx.Done()

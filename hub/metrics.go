@@ -19,6 +19,7 @@ type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
+	tokens   *prometheus.CounterVec // refused, by auth.Reason
 }
 
 func newMetrics(store *graph.Store, streams *subscriptions.Streamer) *metrics {
@@ -29,8 +30,10 @@ func newMetrics(store *graph.Store, streams *subscriptions.Streamer) *metrics {
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "freshwire_http_request_seconds", Help: "Time to answer, by route; streams are not counted.",
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 5, 30}}, []string{"route"}),
+		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "freshwire_tokens_refused_total", Help: "Requests with a token that was not good, by reason."}, []string{"reason"}),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, storeCollector{store}, streamCollector{streams},
+	m.registry.MustRegister(m.requests, m.seconds, m.tokens, storeCollector{store}, streamCollector{streams},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }

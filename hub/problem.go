@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/hub/auth"
 )
 
 // problemBase and a slug make the type of a problem: an identifier that never
@@ -51,6 +52,14 @@ var (
 		"use its loopback address, or set public-url to the name it is to have"}
 	crossOrigin = &problemKind{"cross-origin", http.StatusForbidden, "A page of another origin may not write here",
 		"write from a program, or from the hub's own pages"}
+	unauthorized = &problemKind{"unauthorized", http.StatusUnauthorized, "The request needs a token",
+		"send Authorization: Bearer TOKEN; freshwire token mint makes one. Public channels need none"}
+	badToken = &problemKind{"bad-token", http.StatusUnauthorized, "The token is not good",
+		"send one that the hub's issuer made for it; freshwire token verify says what is wrong with it"}
+	forbidden = &problemKind{"forbidden", http.StatusForbidden, "The token does not allow this",
+		"ask whoever made the token for one that covers it"}
+	noKeys = &problemKind{"no-keys", http.StatusServiceUnavailable, "The hub cannot check tokens yet",
+		"come again; the hub's operator sees in its log why its keys cannot be read"}
 	notFound = &problemKind{"not-found", http.StatusNotFound, "There is no such address",
 		"/openapi.json lists the addresses"}
 	unknownResource = &problemKind{"unknown-resource", http.StatusNotFound, "The hub never heard of this resource",
@@ -84,6 +93,7 @@ var (
 // add the last ones.
 var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
+	unauthorized, badToken, forbidden, noKeys,
 	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
 	internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
@@ -175,6 +185,7 @@ func problemOf(err error) Problem {
 	}
 	var (
 		no      *refusal
+		token   *auth.Error
 		invalid *graph.InvalidError
 		uri     *graph.URIError
 		reset   *graph.ResetError
@@ -185,6 +196,10 @@ func problemOf(err error) Problem {
 		p := no.kind.problem(no.detail)
 		p.Item, p.Field, p.Limit = no.item, no.field, no.limit
 		return p
+	case errors.As(err, &token) && token.Reason == auth.Unavailable:
+		return noKeys.problem(token.Detail)
+	case errors.As(err, &token):
+		return badToken.problem(token.Detail)
 	case errors.As(err, &invalid):
 		p := badValue.problem(invalid.Reason)
 		p.Item, p.Field = &invalid.Item, invalid.Field
@@ -221,6 +236,8 @@ func writeProblem(w http.ResponseWriter, p Problem) {
 	switch p.Status {
 	case http.StatusServiceUnavailable:
 		h.Set("Retry-After", strconv.Itoa(retryShutdown))
+	case http.StatusUnauthorized:
+		h.Set("WWW-Authenticate", challenge(p))
 	case http.StatusUnsupportedMediaType:
 		h.Set("Accept-Encoding", "gzip, zstd, identity")
 	}

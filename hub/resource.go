@@ -102,6 +102,9 @@ func shapeCause(c graph.Cause) *causeShape {
 // getResource answers with all that is known of one resource.
 func (h *Hub) getResource(w http.ResponseWriter, r *http.Request) error {
 	_, uri, err := h.queryOf(r)
+	if err == nil {
+		err = maySee(r, "uri", uri)
+	}
 	if err != nil {
 		return err
 	}
@@ -115,7 +118,9 @@ func (h *Hub) getResource(w http.ResponseWriter, r *http.Request) error {
 	}
 	out := shapeResource(&res)
 	if last != nil {
-		out.Last = subscriptions.AppendNotice(nil, last)
+		shown := *last
+		shown.Cause = shownCause(r, last.Cause)
+		out.Last = subscriptions.AppendNotice(nil, &shown)
 	}
 	return writeJSON(w, out)
 }
@@ -141,6 +146,13 @@ func (h *Hub) postStatus(w http.ResponseWriter, r *http.Request) error {
 	if uris == nil {
 		return refuse(missingField, "uris", "name the resources")
 	}
+	for i, uri := range uris {
+		if !caller(r).Sees(uri) {
+			no := refuse(forbidden, "uris", "the token's subscribe does not cover %.200q", uri)
+			no.item = &i
+			return no
+		}
+	}
 	states, err := h.store.Status(uris)
 	if err != nil {
 		return err
@@ -161,8 +173,15 @@ type lister func(uri, after string, limit int) (items []graph.Item, next string,
 func (h *Hub) listing(list lister) func(http.ResponseWriter, *http.Request) error {
 	return func(w http.ResponseWriter, r *http.Request) error {
 		q, uri, err := h.queryOf(r, "after", "limit")
+		if err == nil {
+			err = maySee(r, "uri", uri)
+		}
 		if err != nil {
 			return err
+		}
+		list := func(after string, limit int) ([]graph.Item, string, error) {
+			items, next, err := list(uri, after, limit)
+			return shownItems(r, items), next, err
 		}
 		limit, err := count(q, "limit", pageLimit, maxPage)
 		if err != nil {
@@ -176,7 +195,7 @@ func (h *Hub) listing(list lister) func(http.ResponseWriter, *http.Request) erro
 			}
 			limit = linesPage
 		}
-		items, next, err := list(uri, after, limit)
+		items, next, err := list(after, limit)
 		if errors.Is(err, graph.ErrCursor) {
 			return refuse(badQuery, "after", "%v", err)
 		}
@@ -184,7 +203,7 @@ func (h *Hub) listing(list lister) func(http.ResponseWriter, *http.Request) erro
 			return err
 		}
 		if lines {
-			page := func(after string) ([]graph.Item, string, error) { return list(uri, after, linesPage) }
+			page := func(after string) ([]graph.Item, string, error) { return list(after, linesPage) }
 			writePages(w, r, items, next, page, appendItem)
 			return nil
 		}
@@ -282,6 +301,9 @@ func (h *Hub) patchDependencies(w http.ResponseWriter, r *http.Request) error {
 // deleteDependencies forgets all that uri is made from.
 func (h *Hub) deleteDependencies(w http.ResponseWriter, r *http.Request) error {
 	_, uri, err := h.queryOf(r)
+	if err == nil {
+		err = mayChange(r, "uri", uri)
+	}
 	if err != nil {
 		return err
 	}
@@ -292,6 +314,9 @@ func (h *Hub) deleteDependencies(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (h *Hub) edit(w http.ResponseWriter, r *http.Request, uri string, e graph.EdgeEdit) error {
+	if err := mayChange(r, "uri", uri); err != nil {
+		return err
+	}
 	c, err := h.store.EditDependencies(r.Context(), uri, e)
 	if invalid := (*graph.InvalidError)(nil); errors.As(err, &invalid) {
 		return refuse(badValue, invalid.Field, "%s", invalid.Reason)
@@ -328,12 +353,18 @@ type linkShape struct {
 // getWhy explains the state of a resource.
 func (h *Hub) getWhy(w http.ResponseWriter, r *http.Request) error {
 	_, uri, err := h.queryOf(r)
+	if err == nil {
+		err = maySee(r, "uri", uri)
+	}
 	if err != nil {
 		return err
 	}
 	why, err := h.store.Why(r.Context(), uri)
 	if err != nil {
 		return err
+	}
+	if !caller(r).SeesAll() {
+		why.ShowOnly(caller(r).Sees)
 	}
 	out := struct {
 		Resource resourceShape   `json:"resource"`
@@ -358,12 +389,20 @@ func (h *Hub) getImpact(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	limit, err := count(q, "limit", graph.DefaultImpact, graph.DefaultImpact)
+	if err == nil {
+		err = maySee(r, "uri", uri)
+	}
 	if err != nil {
 		return err
 	}
 	i, err := h.store.Impact(r.Context(), uri, limit)
 	if err != nil {
 		return err
+	}
+	for host := range i.ByHost {
+		if !caller(r).SeesOf(host) {
+			delete(i.ByHost, host)
+		}
 	}
 	return writeJSON(w, struct {
 		URI        string         `json:"uri"`

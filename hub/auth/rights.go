@@ -44,6 +44,12 @@ func (r *Rights) Sees(uri string) bool { return r.Admin || r.Subscribe.Cover(uri
 // SeesAll reports whether nothing is hidden from r.
 func (r *Rights) SeesAll() bool { return r.Admin || r.Subscribe.all() }
 
+// SeesOf reports whether r may be shown anything of a host, as [graph.Host] returns
+// it.
+func (r *Rights) SeesOf(host string) bool {
+	return r.SeesAll() || slices.ContainsFunc(r.Subscribe, func(prefix string) bool { return graph.Host(prefix) == host })
+}
+
 // Prefixes are URI prefixes in canonical form, matched by scheme, host and whole
 // path segments. The prefix "*" covers every URI.
 type Prefixes []string

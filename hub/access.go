@@ -1,0 +1,188 @@
+package hub
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+
+	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/hub/auth"
+)
+
+// An access is what a route asks of its caller before anything else. What the
+// request is about is checked by the route, item by item.
+type access uint8
+
+const (
+	forAll     access = iota // strangers as well
+	forHolders               // of a token
+	forAdmins                // who may do everything
+)
+
+// callerKey is where a request's context holds the rights of its sender.
+type callerKey struct{}
+
+// caller returns what the sender of r may do.
+func caller(r *http.Request) *auth.Rights {
+	rights, _ := r.Context().Value(callerKey{}).(*auth.Rights)
+	if rights == nil {
+		return new(auth.Rights)
+	}
+	return rights
+}
+
+// identify finds out who sent a request. On a hub without keys, which only loopback
+// reaches, everybody is its administrator.
+func (h *Hub) identify(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		rights, err := h.rightsOf(r)
+		if err != nil {
+			var no *auth.Error
+			if errors.As(err, &no) {
+				h.metrics.tokens.WithLabelValues(string(no.Reason)).Inc()
+			}
+			writeProblem(w, problemOf(err))
+			return
+		}
+		next.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), callerKey{}, &rights)))
+	})
+}
+
+// rightsOf reads the token of r, if there is one.
+// Source: RFC 6750 section 2.1. A token in the query or in a form, which end up in
+// logs and histories, is not looked for.
+func (h *Hub) rightsOf(r *http.Request) (auth.Rights, error) {
+	if h.tokens == nil {
+		return auth.Administrator(), nil
+	}
+	values := r.Header.Values("Authorization")
+	switch len(values) {
+	case 0:
+		return auth.Rights{}, nil
+	case 1:
+	default:
+		return auth.Rights{}, &auth.Error{Reason: auth.Malformed, Detail: "the Authorization header stands more than once"}
+	}
+	scheme, token, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return auth.Rights{}, &auth.Error{Reason: auth.Malformed, Detail: "the Authorization header does not say Bearer"}
+	}
+	return h.tokens.Verify(r.Context(), strings.TrimLeft(token, " "))
+}
+
+// challenge tells a client how to be let in.
+// Source: RFC 6750 section 3.
+func challenge(p Problem) string {
+	if p.Type == problemBase+badToken.slug {
+		return `Bearer error="invalid_token"`
+	}
+	return "Bearer"
+}
+
+// check refuses a caller who has less than a.
+func (a access) check(r *http.Request) error {
+	rights := caller(r)
+	switch {
+	case a == forAll || rights.Admin:
+		return nil
+	case rights.Anonymous():
+		return refuse(unauthorized, "", "there is no token")
+	case a == forAdmins:
+		return refuse(forbidden, "", "this is for administrators; the token does not say admin")
+	}
+	return nil
+}
+
+// guard lets only those through to next who have a.
+func (a access) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := a.check(r); err != nil {
+			writeProblem(w, problemOf(err))
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// maySee refuses who may not be shown uri, whether or not there is such a resource:
+// the answer must not tell.
+func maySee(r *http.Request, field, uri string) error {
+	if caller(r).Sees(uri) {
+		return nil
+	}
+	return refuse(forbidden, field, "the token's subscribe does not cover %.200q", uri)
+}
+
+// mayChange refuses who may not change what the hub knows of uri.
+func mayChange(r *http.Request, field, uri string) error {
+	if caller(r).MayPublish(uri) {
+		return nil
+	}
+	return refuse(forbidden, field, "the token's publish does not cover %.200q", uri)
+}
+
+// mayChangeAll is mayChange for each update of a batch. All that an update touches,
+// its aspects included, lies under its own URI.
+func mayChangeAll(r *http.Request, us []graph.Update) error {
+	rights := caller(r)
+	if rights.Admin {
+		return nil
+	}
+	for i := range us {
+		if !rights.MayPublish(us[i].URI) {
+			no := refuse(forbidden, "uri", "the token's publish does not cover %.200q", us[i].URI)
+			no.item = &i
+			return no
+		}
+	}
+	return nil
+}
+
+// shownCause is c if the caller may know of it, and nothing otherwise.
+func shownCause(r *http.Request, c graph.Cause) graph.Cause {
+	if c.URI == "" || caller(r).Sees(c.URI) {
+		return c
+	}
+	return graph.Cause{}
+}
+
+// shownItems leaves out of a page of a listing what the caller may not see. A page
+// may so be short, or empty, and not be the last.
+func shownItems(r *http.Request, items []graph.Item) []graph.Item {
+	rights := caller(r)
+	if rights.SeesAll() {
+		return items
+	}
+	shown := make([]graph.Item, 0, len(items))
+	for _, it := range items {
+		if rights.Sees(it.URI) {
+			shown = append(shown, it)
+		}
+	}
+	return shown
+}
+
+// openKeys reads the keys that tokens are checked with, if there are to be any.
+func (h *Hub) openKeys() (err error) {
+	if h.cfg.Auth.JWKS == "" {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), headerDeadline)
+	defer cancel()
+	h.keys, err = auth.OpenKeys(ctx, h.cfg.Auth.JWKS, auth.KeysOptions{Log: h.log.With("component", "auth")})
+	if err != nil {
+		return fmt.Errorf("jwks: %w", err)
+	}
+	h.tokens = auth.NewVerifier(auth.Options{Keys: h.keys, Issuer: h.cfg.Auth.Issuer, Audience: h.cfg.audience(), Schemes: h.cfg.Schemes})
+	return nil
+}
+
+// accessText says at start who may do what.
+func (h *Hub) accessText() string {
+	if h.tokens == nil {
+		return "loopback is admin"
+	}
+	return "tokens"
+}

@@ -1,0 +1,284 @@
+package hub
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freshwire/freshwire/hub/auth"
+)
+
+const (
+	testIssuer   = "https://issuer.example.org"
+	testAudience = "https://hub.example.org"
+)
+
+// A keyedHub is a hub that asks for tokens, and the issuer it believes.
+type keyedHub struct {
+	*testHub
+	key *auth.SigningKey
+}
+
+func startKeyedHub(t testing.TB, change func(*Config)) *keyedHub {
+	t.Helper()
+	key, err := auth.GenerateKey(auth.EdDSA)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := key.AddTo(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(t.TempDir(), "keys.json")
+	if err := os.WriteFile(name, set, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h := startHub(t, func(c *Config) {
+		c.Auth = AuthConfig{JWKS: name, Issuer: testIssuer, Audience: testAudience}
+		if change != nil {
+			change(c)
+		}
+	})
+	return &keyedHub{h, key}
+}
+
+// token makes a token that allows r.
+func (h *keyedHub) token(r auth.Rights) string {
+	h.t.Helper()
+	token, err := h.key.Mint(auth.Grant{Issuer: testIssuer, Audience: testAudience, TTL: time.Hour, Rights: r}, time.Now())
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return token
+}
+
+// as sends a request with a token for r.
+func (h *keyedHub) as(r auth.Rights, method, path, body string, header ...string) *reply {
+	h.t.Helper()
+	return h.do(method, path, body, append(header, "Authorization", "Bearer "+h.token(r))...)
+}
+
+var (
+	root   = auth.Rights{Subject: "root", Admin: true}
+	enwiki = auth.Rights{Subject: "enwiki", Publish: auth.Prefixes{"https://en.example.org/wiki"}, Subscribe: auth.Prefixes{"https://en.example.org/wiki"}}
+	dewiki = auth.Rights{Subject: "dewiki", Publish: auth.Prefixes{"https://secret.example.org"}, Subscribe: auth.Prefixes{"https://secret.example.org"}}
+)
+
+// foreign are spellings of what enwiki may not touch: of other hosts and paths, and
+// of its own prefix used to leave it.
+var foreign = []string{
+	"https://de.example.org/wiki/A",
+	"http://en.example.org/wiki/A",
+	"https://en.example.org/wikitext/A",
+	"https://en.example.org/w/A",
+	"https://en.example.org",
+	"https://en.example.org/",
+	"https://en.example.org:8443/wiki/A",
+	"https://en.example.org:443/wiki/A",
+	"https://EN.example.org/wiki/A",
+	"HTTPS://de.example.org/wiki/A",
+	"https://en.example.org.evil.example/wiki/A",
+	"https://evil-en.example.org/wiki/A",
+	"https://en.example.org@evil.example/wiki/A",
+	"https://evil.example\\@en.example.org/wiki/A",
+	"https://evil.example/https://en.example.org/wiki/A",
+	"https://en.example.org/wiki/../w/A",
+	"https://en.example.org/wiki/%2e%2e/w/A",
+	"https://en.example.org/wiki/..%2fw/A/../../x",
+	"https://en.example.org/wiki/.%2E/w/A",
+	"https://en.example.org//wiki/A",
+	"https://en.example.org/%77iki/A",
+	"https://en.example.org./wiki/A",
+	"https://en%2eexample.org/wiki/A",
+	"https://ｅn.example.org/wiki/A",
+	"https://en.example.org\t/wiki/A",
+	" https://en.example.org/wiki/A",
+	"//en.example.org/wiki/A",
+	"urn:en.example.org:wiki",
+	"https:/en.example.org/wiki/A",
+	"https://en.example.org\u0000/wiki/A",
+	"https://[::1]/wiki/A",
+}
+
+func TestAForeignURIIsRefusedHoweverItIsSpelled(t *testing.T) {
+	h := startKeyedHub(t, nil)
+	if len(foreign) < 15 {
+		t.Fatalf("%d spellings", len(foreign))
+	}
+	before := h.store.Token()
+	for _, uri := range foreign {
+		quoted, _ := json.Marshal(uri)
+		own := `{"uri":"https://en.example.org/wiki/Own","version":"1"}`
+		for name, a := range map[string]*reply{
+			"an update":           h.as(enwiki, "POST", "/v1/updates", `{"uri":`+string(quoted)+`,"version":"1"}`),
+			"a delete":            h.as(enwiki, "POST", "/v1/updates", `{"uri":`+string(quoted)+`,"action":"delete"}`),
+			"one of a batch":      h.as(enwiki, "POST", "/v1/updates", "["+own+`,{"uri":`+string(quoted)+`,"version":"1"}]`),
+			"an edit of edges":    h.as(enwiki, "PATCH", "/v1/dependencies", `{"uri":`+string(quoted)+`,"add":["https://en.example.org/wiki/Own"]}`),
+			"forgetting of edges": h.as(enwiki, "DELETE", "/v1/dependencies?uri="+url.QueryEscape(uri), ""),
+			"a look at it":        h.as(enwiki, "GET", "/v1/resource?uri="+url.QueryEscape(uri), ""),
+			"a look at many":      h.as(enwiki, "POST", "/v1/status", `{"uris":["https://en.example.org/wiki/Own",`+string(quoted)+`]}`),
+		} {
+			var p Problem
+			if err := json.Unmarshal(a.body, &p); err != nil || p.Type != problemBase+"bad-uri" && p.Type != problemBase+"forbidden" && p.Type != problemBase+"bad-value" {
+				t.Errorf("%s of %q answers %d %s", name, uri, a.status, a.body)
+			}
+		}
+	}
+	if after := h.store.Token(); after != before {
+		t.Errorf("the journal went from %s to %s", before, after)
+	}
+	var own struct{ Resources []statusShape }
+	json.Unmarshal(h.as(root, "POST", "/v1/status", `{"uris":["https://en.example.org/wiki/Own"]}`).body, &own)
+	if len(own.Resources) != 1 || own.Resources[0].Known {
+		t.Errorf("a refused batch left %+v", own)
+	}
+}
+
+func TestATenantChangesItsOwn(t *testing.T) {
+	h := startKeyedHub(t, nil)
+	for _, uri := range []string{"https://en.example.org/wiki", "https://en.example.org/wiki/A", "https://en.example.org/wiki/A#html"} {
+		if a := h.as(enwiki, "POST", "/v1/updates", `{"uri":"`+uri+`","version":"1","aspects":["*"],"deps":["https://secret.example.org/T"]}`); a.status != 200 {
+			t.Errorf("%s: %d %s", uri, a.status, a.body)
+		}
+	}
+	if a := h.as(enwiki, "PATCH", "/v1/dependencies", `{"uri":"https://en.example.org/wiki/A","clear":true}`); a.status != 200 {
+		t.Errorf("an edit: %d %s", a.status, a.body)
+	}
+}
+
+func TestUpdateIDsOfTenantsDoNotMeet(t *testing.T) {
+	h := startKeyedHub(t, nil)
+	other := enwiki
+	other.Subject = "enwiki-jobs"
+	update := `{"id":"1","uri":"https://en.example.org/wiki/A","version":"%"}`
+	for i, who := range []auth.Rights{enwiki, other, enwiki} {
+		var got resultShape
+		h.as(who, "POST", "/v1/updates", strings.ReplaceAll(update, "%", string(rune('1'+i)))).decode(t, &got)
+		if want := i / 2; got.Duplicates != want {
+			t.Errorf("update %d of %s: %d duplicates, want %d", i, who.Subject, got.Duplicates, want)
+		}
+	}
+}
+
+// A secret wiki's template makes a page of the open one stale, and the other way
+// round. Nothing that either may be shown tells of the other's URIs.
+func TestAReaderIsShownNothingOfWhatItMayNotSee(t *testing.T) {
+	h := startKeyedHub(t, func(c *Config) { c.Work = []string{"html"} })
+	for _, body := range []string{
+		`{"uri":"https://secret.example.org/T","version":"1","id":"hidden-id"}`,
+		`{"uri":"https://en.example.org/wiki/A","version":"1"}`,
+		`{"uri":"https://en.example.org/wiki/A#html","type":"html","hash":"a","deps":[{"uri":"https://secret.example.org/T","seen":"1"},"https://en.example.org/wiki/A"]}`,
+		`{"uri":"https://secret.example.org/P#html","type":"html","hash":"p","deps":[{"uri":"https://en.example.org/wiki/A","seen":"1"}]}`,
+		`{"uri":"https://secret.example.org/Q","type":"html","hash":"q","deps":["https://en.example.org/wiki/A#html"]}`,
+		`{"uri":"https://en.example.org/wiki/B","type":"html","hash":"q","deps":["https://secret.example.org/P#html"]}`,
+		`{"uri":"https://secret.example.org/T","version":"2","id":"hidden-id2"}`,
+	} {
+		if a := h.as(root, "POST", "/v1/updates", body); a.status != 200 {
+			t.Fatalf("%d %s", a.status, a.body)
+		}
+	}
+	q := func(path, uri string) string { return path + "?uri=" + url.QueryEscape(uri) }
+	mine := func(a *reply, want string) {
+		t.Helper()
+		if a.status != 200 || !strings.Contains(string(a.body), want) {
+			t.Errorf("got %d %s, want 200 and %q", a.status, a.body, want)
+		}
+		if strings.Contains(string(a.body), "secret.example.org") || strings.Contains(string(a.body), "hidden-id") {
+			t.Errorf("it shows what it may not: %s", a.body)
+		}
+	}
+	const a = "https://en.example.org/wiki/A"
+	mine(h.as(enwiki, "GET", q("/v1/resource", a+"#html"), ""), `"state":"ready"`)
+	mine(h.as(enwiki, "POST", "/v1/status", `{"uris":["`+a+`"]}`), a)
+	mine(h.as(enwiki, "GET", q("/v1/dependencies", a+"#html"), ""), `{"items":[{"uri":"`+a+`"`)
+	mine(h.as(enwiki, "GET", q("/v1/dependencies", a+"#html"), "", "Accept", typeNDJSON), a)
+	mine(h.as(enwiki, "GET", q("/v1/dependents", a), ""), a+"#html")
+	mine(h.as(enwiki, "GET", q("/v1/dependents", a), "", "Accept", typeNDJSON), a+"#html")
+	mine(h.as(enwiki, "GET", q("/v1/why", a+"#html"), ""), "something changed that is not shown to you")
+	mine(h.as(enwiki, "GET", q("/v1/why", "https://en.example.org/wiki/B"), ""), "https://en.example.org/wiki/B")
+	mine(h.as(enwiki, "GET", q("/v1/impact", a), ""), `"by_host":{"en.example.org":`)
+	mine(h.as(enwiki, "GET", "/v1/jobs", ""), `"jobs":[]`)
+	mine(h.as(enwiki, "GET", "/v1/token", ""), "token")
+	theirs := h.as(dewiki, "GET", q("/v1/dependencies", "https://secret.example.org/P#html"), "")
+	if theirs.status != 200 || strings.Contains(string(theirs.body), "en.example.org") {
+		t.Errorf("the other tenant is answered %d %s", theirs.status, theirs.body)
+	}
+	all := h.as(root, "GET", q("/v1/why", a+"#html"), "")
+	if !strings.Contains(string(all.body), "secret.example.org/T changed to 2") {
+		t.Errorf("an administrator is not told the cause: %s", all.body)
+	}
+	for _, path := range []string{"/v1/resource", "/v1/dependencies", "/v1/dependents", "/v1/why", "/v1/impact"} {
+		there, not := h.as(enwiki, "GET", q(path, "https://secret.example.org/T"), ""), h.as(enwiki, "GET", q(path, "https://secret.example.org/U"), "")
+		if there.status != 403 || not.status != 403 ||
+			strings.ReplaceAll(string(there.body), "org/T", "org/U") != string(not.body) {
+			t.Errorf("%s tells what is there from what is not: %d %s and %d %s", path, there.status, there.body, not.status, not.body)
+		}
+	}
+}
+
+func TestWhoIsLetIn(t *testing.T) {
+	h := startKeyedHub(t, nil)
+	good := "Bearer " + h.token(enwiki)
+	for _, c := range []struct {
+		name, method, path, body, authorization string
+		want                                    int
+		slug                                    string
+	}{
+		{"a stranger's update", "POST", "/v1/updates", `{"uri":"https://en.example.org/wiki/A","version":"1"}`, "", 401, "unauthorized"},
+		{"a stranger's look", "GET", "/v1/token", "", "", 401, "unauthorized"},
+		{"a stranger's look at metrics", "GET", "/metrics", "", "", 401, "unauthorized"},
+		{"a stranger's stream", "GET", "/v1/stream", "", "", 401, "unauthorized"},
+		{"a stranger's look at health", "GET", "/healthz", "", "", 200, ""},
+		{"a stranger's look at the description", "GET", "/openapi.json", "", "", 200, ""},
+		{"a holder's look", "GET", "/v1/token", "", good, 200, ""},
+		{"bearer in small letters", "GET", "/v1/token", "", "b" + good[1:], 200, ""},
+		{"a holder's look at metrics", "GET", "/metrics", "", good, 403, "forbidden"},
+		{"a holder at a job", "POST", "/v1/jobs/1", `{"paused":true}`, good, 403, "forbidden"},
+		{"a holder forgetting what others made", "DELETE", "/v1/dependents?uri=https://en.example.org/wiki/A", "", good, 403, "forbidden"},
+		{"another scheme", "GET", "/v1/token", "", "Basic cm9vdDpyb290", 401, "bad-token"},
+		{"no token after Bearer", "GET", "/v1/token", "", "Bearer ", 401, "bad-token"},
+		{"a token that was changed", "GET", "/v1/token", "", good[:len(good)-4] + "AAAA", 401, "bad-token"},
+		{"two tokens in one header", "GET", "/v1/token", "", good + ", " + good, 401, "bad-token"},
+		{"a bad token where none is needed", "GET", "/healthz", "", "Bearer x", 401, "bad-token"},
+		{"a token in the query", "GET", "/v1/token?access_token=" + good[7:], "", "", 401, "unauthorized"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := h.do(c.method, c.path, c.body, "Authorization", c.authorization)
+			var p Problem
+			if json.Unmarshal(a.body, &p); a.status != c.want || c.slug != "" && p.Type != problemBase+c.slug {
+				t.Errorf("got %d %s, want %d %s", a.status, a.body, c.want, c.slug)
+			}
+			if got := a.header.Get("WWW-Authenticate"); (c.want == 401) != strings.HasPrefix(got, "Bearer") {
+				t.Errorf("WWW-Authenticate: %q", got)
+			}
+		})
+	}
+	req, _ := http.NewRequest("GET", h.URL()+"/v1/token", nil)
+	req.Header["Authorization"] = []string{good, good}
+	resp, err := h.client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 401 {
+		t.Errorf("two Authorization headers: %d", resp.StatusCode)
+	}
+	if text := string(h.as(root, "GET", "/metrics", "").body); !strings.Contains(text, `freshwire_tokens_refused_total{reason="signature"} 1`) {
+		t.Error("refused tokens are not counted")
+	}
+}
+
+func TestWithKeysAHubListensToTheWorldUnderAnyName(t *testing.T) {
+	h := startKeyedHub(t, func(c *Config) { c.Listen = "0.0.0.0:0" })
+	if a := h.do("GET", "/healthz", "", "Host", "hub.example.org"); a.status != 200 {
+		t.Errorf("got %d %s", a.status, a.body)
+	}
+	if a := h.do("GET", "/v1/token", "", "Host", "rebound.example"); a.status != 401 {
+		t.Errorf("got %d %s", a.status, a.body)
+	}
+}
