@@ -62,6 +62,10 @@ It fails if a reader lost a notice, or got one twice, late, or not meant for it.
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			o.Filters, o.Hub = bench.Filters(filters), c.hub
+			var err error
+			if o.Token, err = c.bearer(); err != nil {
+				return err
+			}
 			switch {
 			case modes.idle && modes.resume:
 				return usagef("--idle and --resume: give one of them")

@@ -70,7 +70,7 @@ func (b *bookmark) move(lines int, update []byte) error {
 	if err := os.MkdirAll(filepath.Dir(b.path), 0o700); err != nil {
 		return err
 	}
-	return replaceFile(b.path, text)
+	return replaceFile(b.path, text, 0o600)
 }
 
 // forget begins anew.

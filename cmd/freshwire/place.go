@@ -104,7 +104,7 @@ func (p *place) write() error {
 	if p.file == "" || p.cursor == p.saved || p.held {
 		return nil
 	}
-	if err := replaceFile(p.file, []byte(p.cursor+"\n")); err != nil {
+	if err := replaceFile(p.file, []byte(p.cursor+"\n"), 0o600); err != nil {
 		return fmt.Errorf("--cursor: %w", err)
 	}
 	p.saved = p.cursor
@@ -120,8 +120,8 @@ func (p *place) release() {
 
 // replaceFile makes text the content of a file. It is written beside, flushed
 // and renamed: an interruption leaves the old content, not half of the new one.
-func replaceFile(name string, text []byte) error {
-	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+func replaceFile(name string, text []byte, mode os.FileMode) error {
+	f, err := os.OpenFile(name+".new", os.O_WRONLY|os.O_CREATE|os.O_TRUNC, mode)
 	if err != nil {
 		return err
 	}

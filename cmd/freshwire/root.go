@@ -3,6 +3,7 @@ package main
 import (
 	"io"
 	"os"
+	"strings"
 
 	"github.com/freshwire/freshwire/hub"
 	"github.com/freshwire/freshwire/hub/client"
@@ -16,6 +17,7 @@ const defaultHub = "http://127.0.0.1:8420"
 type cli struct {
 	stdout, stderr io.Writer
 	hub            string // address of the hub that the readers and writers talk to
+	tokenFile      string // holds the token to send; "" means the environment
 	output         output
 }
 
@@ -48,8 +50,9 @@ tells everyone who holds or makes one what needs refreshing when something chang
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentFlags().StringVar(&c.hub, "hub", hubFromEnvironment(), "address of the hub ("+hub.EnvHub+")")
+	root.PersistentFlags().StringVar(&c.tokenFile, "token-file", "", "file with the token that the hub asks for; else "+hub.EnvToken)
 	root.AddCommand(c.serve(), c.demo(), c.put(), c.load(), c.imports(), c.status(), c.deps(), c.rdeps(),
-		c.why(), c.impact(), c.jobs(), c.tail(), c.channel(), c.bench(), c.version())
+		c.why(), c.impact(), c.jobs(), c.tail(), c.channel(), c.token(), c.bench(), c.version())
 	return root
 }
 
@@ -63,9 +66,26 @@ func hubFromEnvironment() string {
 
 // connect returns a client of the hub that the user named.
 func (c *cli) connect() (*client.Client, error) {
-	cl, err := client.New(c.hub, client.Options{Agent: "freshwire"})
+	token, err := c.bearer()
+	if err != nil {
+		return nil, err
+	}
+	cl, err := client.New(c.hub, client.Options{Agent: "freshwire", Bearer: token})
 	if err != nil {
 		return nil, usageError{err}
 	}
 	return cl, nil
+}
+
+// bearer is the token to send, "" if there is none. It is not a flag's value: that
+// every user of the machine could see.
+func (c *cli) bearer() (string, error) {
+	if c.tokenFile == "" {
+		return strings.TrimSpace(os.Getenv(hub.EnvToken)), nil
+	}
+	b, err := os.ReadFile(c.tokenFile)
+	if err != nil {
+		return "", usageError{err}
+	}
+	return strings.TrimSpace(string(b)), nil
 }

@@ -57,13 +57,17 @@ type scriptHub struct {
 
 type hubKey struct{}
 
-// hub start [NAME] runs a hub on the data of that name, hub stop ends it.
+// hub start [NAME] runs a hub on the data of that name, hub stop ends it. If the
+// story has a key set, keys.json, the hub asks for tokens.
 func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
 	h := ts.Value(hubKey{}).(*scriptHub)
 	switch {
 	case !neg && len(args) > 0 && args[0] == "start":
 		cfg := hub.DefaultConfig()
 		cfg.Listen, cfg.Data = h.listen, ts.MkAbs(strings.Join(append([]string{"data"}, args[1:]...), "-"))
+		if keys := ts.MkAbs("keys.json"); exists(keys) {
+			cfg.Auth = hub.AuthConfig{JWKS: keys, Issuer: "https://issuer.example", Audience: "https://hub.example"}
+		}
 		local, err := startHub(context.Background(), cfg, slog.New(slog.DiscardHandler))
 		ts.Check(err)
 		h.local = local
@@ -75,6 +79,11 @@ func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
 	default:
 		ts.Fatalf("usage: hub start [NAME] | hub stop")
 	}
+}
+
+func exists(name string) bool {
+	_, err := os.Stat(name)
+	return err == nil
 }
 
 // status N ARG… runs freshwire and wants exit code N.

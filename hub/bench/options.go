@@ -39,6 +39,7 @@ var AllFilters = []Filters{FilterAll, FilterSparse, FilterHost, FilterMix}
 // Options says what to measure. The zero value of each field but Hub is its default.
 type Options struct {
 	Hub         string        // address of the hub, http://HOST:PORT
+	Token       string        // that the hub asks for; "" means none
 	Mode        Mode          // "" means Live
 	Filters     Filters       // "" means FilterAll
 	Connections int           // readers; 0 means 1,000

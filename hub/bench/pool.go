@@ -31,6 +31,7 @@ const (
 type pool struct {
 	hub     netip.AddrPort
 	host    string // as the Host header says it
+	token   string // "" sends none
 	target  func(*reader) string
 	opening int // at most, at once
 	plain   bool
@@ -114,7 +115,7 @@ type reader struct {
 }
 
 func newPool(o *Options, hub netip.AddrPort, classes int) *pool {
-	return &pool{hub: hub, host: o.address(), plain: o.Portable, opening: max(1, maxOpening/o.Threads),
+	return &pool{hub: hub, host: o.address(), token: o.Token, plain: o.Portable, opening: max(1, maxOpening/o.Threads),
 		epochs: map[string]string{}, ledgers: make([]ledger, classes), started: time.Now().UnixNano()}
 }
 
@@ -165,6 +166,9 @@ func (p *pool) due(now int64) []*reader {
 func (p *pool) request(r *reader) []byte {
 	b := []byte("GET " + p.target(r) + " HTTP/1.1\r\nHost: " + p.host +
 		"\r\nUser-Agent: freshwire-bench\r\nAccept: text/event-stream\r\n")
+	if p.token != "" {
+		b = append(b, "Authorization: Bearer "+p.token+"\r\n"...)
+	}
 	if r.hasLast {
 		b = append(b, "Last-Event-ID: "+r.decoder.epoch+"."+strconv.FormatUint(r.last, 10)+"\r\n"...)
 	}

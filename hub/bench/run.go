@@ -101,7 +101,7 @@ func newRun(o Options, addr netip.AddrPort) (*run, error) {
 	r := &run{o: o, addr: addr, plan: newPlan(&o), transport: &http.Transport{MaxIdleConnsPerHost: o.Publishers + 2}}
 	var err error
 	r.hub, err = client.New(strings.TrimSuffix(o.Hub, "/"),
-		client.Options{HTTP: &http.Client{Transport: r.transport, Timeout: postDeadline}, Agent: "freshwire-bench"})
+		client.Options{HTTP: &http.Client{Transport: r.transport, Timeout: postDeadline}, Agent: "freshwire-bench", Bearer: o.Token})
 	if err != nil {
 		return nil, err
 	}
@@ -163,7 +163,7 @@ func (r *run) checkLimits(hub sample) error {
 }
 
 func (r *run) sample(ctx context.Context) (sample, error) {
-	return takeSample(ctx, &http.Client{Transport: r.transport, Timeout: postDeadline}, r.hub.URL())
+	return takeSample(ctx, &http.Client{Transport: r.transport, Timeout: postDeadline}, r.hub.URL(), r.o.Token)
 }
 
 // measureIdle opens the readers and holds them.

@@ -26,10 +26,13 @@ type sample struct {
 }
 
 // takeSample asks the hub for its figures.
-func takeSample(ctx context.Context, c *http.Client, hub string) (sample, error) {
+func takeSample(ctx context.Context, c *http.Client, hub, token string) (sample, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, hub+"/metrics", nil)
 	if err != nil {
 		return sample{}, err
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
 	}
 	resp, err := c.Do(req)
 	if err != nil {
