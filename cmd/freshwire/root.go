@@ -66,11 +66,10 @@ func hubFromEnvironment() string {
 
 // connect returns a client of the hub that the user named.
 func (c *cli) connect() (*client.Client, error) {
-	token, err := c.bearer()
-	if err != nil {
+	if _, err := c.bearer(); err != nil {
 		return nil, err
 	}
-	cl, err := client.New(c.hub, client.Options{Agent: "freshwire", Bearer: token})
+	cl, err := client.New(c.hub, client.Options{Agent: "freshwire", Token: c.bearer})
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -78,7 +77,8 @@ func (c *cli) connect() (*client.Client, error) {
 }
 
 // bearer is the token to send, "" if there is none. It is not a flag's value: that
-// every user of the machine could see.
+// every user of the machine could see. The file is read each time: a command that
+// follows for days gets a new token before the old one expires.
 func (c *cli) bearer() (string, error) {
 	if c.tokenFile == "" {
 		return strings.TrimSpace(os.Getenv(hub.EnvToken)), nil

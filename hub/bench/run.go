@@ -101,7 +101,7 @@ func newRun(o Options, addr netip.AddrPort) (*run, error) {
 	r := &run{o: o, addr: addr, plan: newPlan(&o), transport: &http.Transport{MaxIdleConnsPerHost: o.Publishers + 2}}
 	var err error
 	r.hub, err = client.New(strings.TrimSuffix(o.Hub, "/"),
-		client.Options{HTTP: &http.Client{Transport: r.transport, Timeout: postDeadline}, Agent: "freshwire-bench", Bearer: o.Token})
+		client.Options{HTTP: &http.Client{Transport: r.transport, Timeout: postDeadline}, Agent: "freshwire-bench", Token: func() (string, error) { return o.Token, nil }})
 	if err != nil {
 		return nil, err
 	}

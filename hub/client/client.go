@@ -23,7 +23,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -35,17 +34,20 @@ const maxAnswer = 64 << 20
 
 // Options configures a Client. The zero value of each field is its default.
 type Options struct {
-	HTTP   *http.Client // nil means http.DefaultClient
-	Bearer string       // the access token; "" sends none, which a hub on loopback accepts
-	Agent  string       // the User-Agent; "" means "freshwire-client"
+	HTTP *http.Client // nil means http.DefaultClient
+	// Token returns the access token. It is asked before each request and each
+	// connection of a stream, so that a token can be replaced before it expires. Nil
+	// or "" sends none, which a hub without keys accepts.
+	Token func() (string, error)
+	Agent string // the User-Agent; "" means "freshwire-client"
 }
 
 // Client speaks to one hub.
 type Client struct {
-	base   string
-	http   *http.Client
-	bearer string
-	agent  string
+	base  string
+	http  *http.Client
+	token func() (string, error)
+	agent string
 }
 
 // New returns a client of the hub at baseURL, such as http://127.0.0.1:8420. It
@@ -58,7 +60,7 @@ func New(baseURL string, o Options) (*Client, error) {
 	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("hub address %q: want http://HOST:PORT or https://HOST", baseURL)
 	}
-	c := &Client{strings.TrimSuffix(u.String(), "/"), o.HTTP, o.Bearer, o.Agent}
+	c := &Client{strings.TrimSuffix(u.String(), "/"), o.HTTP, o.Token, o.Agent}
 	if c.http == nil {
 		c.http = http.DefaultClient
 	}
@@ -94,17 +96,23 @@ func (c *Client) request(ctx context.Context, method, path string, q url.Values,
 	if body != nil {
 		req.Header.Set("Content-Type", media)
 	}
-	maps.Copy(req.Header, c.header())
-	return req, nil
+	return req, c.sign(req)
 }
 
-// header is what each request carries, whatever it asks.
-func (c *Client) header() http.Header {
-	h := http.Header{"User-Agent": {c.agent}}
-	if c.bearer != "" {
-		h.Set("Authorization", "Bearer "+c.bearer)
+// sign says who sends a request.
+func (c *Client) sign(req *http.Request) error {
+	req.Header.Set("User-Agent", c.agent)
+	if c.token == nil {
+		return nil
 	}
-	return h
+	token, err := c.token()
+	if err != nil {
+		return fmt.Errorf("token: %w", err)
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	return nil
 }
 
 // do sends req and decodes the answer into out. An answer other than 2xx is a

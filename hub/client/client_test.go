@@ -171,7 +171,7 @@ func TestEachCallPutsTheseBytesOnTheWire(t *testing.T) {
 				io.WriteString(w, c.answer)
 			}))
 			defer hub.Close()
-			result, err := c.do(t.Context(), connect(t, hub, client.Options{Bearer: "secret"}))
+			result, err := c.do(t.Context(), connect(t, hub, client.Options{Token: func() (string, error) { return "secret", nil }}))
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -53,7 +53,7 @@ func (c *Client) Stream(ctx context.Context, o StreamOptions) iter.Seq2[Notice, 
 		if q := o.query(); len(q) > 0 {
 			target += "?" + q.Encode()
 		}
-		events := follow.Stream(ctx, target, follow.Options{HTTP: c.http, Header: c.header(), LastEventID: o.After,
+		events := follow.Stream(ctx, target, follow.Options{HTTP: c.http, Prepare: c.sign, LastEventID: o.After,
 			Moved: func(cursor string) {
 				if o.Moved != nil {
 					o.Moved(cursor)

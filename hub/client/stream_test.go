@@ -302,20 +302,25 @@ func TestTheCallerHearsOfEachPositionAfterItsNotice(t *testing.T) {
 
 func TestAStreamCarriesWhatEachRequestDoes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		var got http.Header
-		h := roundTrip(func(r *http.Request) (*http.Response, error) {
-			got = r.Header
-			return nil, errors.New("enough")
+		var got []http.Header
+		h := &scriptedHub{t: t, connections: []connection{{body: frame(1, "changed", "a")}, {body: frame(2, "changed", "b"), hang: true}}}
+		watched := roundTrip(func(r *http.Request) (*http.Response, error) {
+			got = append(got, r.Header)
+			return h.RoundTrip(r)
 		})
-		c, err := client.New("http://hub.example", client.Options{HTTP: &http.Client{Transport: h}, Bearer: "secret", Agent: "test"})
+		tokens := []string{"old", "new"}
+		c, err := client.New("http://hub.example", client.Options{HTTP: &http.Client{Transport: watched}, Agent: "test",
+			Token: func() (string, error) { return tokens[len(got)], nil }})
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range c.Stream(t.Context(), client.StreamOptions{}) {
+		for range c.Stream(t.Context(), client.StreamOptions{Until: "e.2"}) {
 		}
-		for name, want := range map[string]string{"Authorization": "Bearer secret", "User-Agent": "test", "Accept": "text/event-stream"} {
-			if got.Get(name) != want {
-				t.Errorf("%s is %q, want %q", name, got.Get(name), want)
+		for i, token := range tokens {
+			for name, want := range map[string]string{"Authorization": "Bearer " + token, "User-Agent": "test", "Accept": "text/event-stream"} {
+				if i >= len(got) || got[i].Get(name) != want {
+					t.Errorf("connection %d: %s is not %q", i, name, want)
+				}
 			}
 		}
 	})
