@@ -1,12 +1,15 @@
 package hub
 
 import (
+	"bytes"
 	"encoding/json"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,6 +29,12 @@ type keyedHub struct {
 
 func startKeyedHub(t testing.TB, change func(*Config)) *keyedHub {
 	t.Helper()
+	return startLoggedHub(t, slog.New(slog.DiscardHandler), change)
+}
+
+// startLoggedHub is startKeyedHub with a log.
+func startLoggedHub(t testing.TB, log *slog.Logger, change func(*Config)) *keyedHub {
+	t.Helper()
 	key, err := auth.GenerateKey(auth.EdDSA)
 	if err != nil {
 		t.Fatal(err)
@@ -38,7 +47,7 @@ func startKeyedHub(t testing.TB, change func(*Config)) *keyedHub {
 	if err := os.WriteFile(name, set, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	h := startHub(t, func(c *Config) {
+	h := startHubLogging(t, log, func(c *Config) {
 		c.Auth = AuthConfig{JWKS: name, Issuer: testIssuer, Audience: testAudience}
 		if change != nil {
 			change(c)
@@ -280,5 +289,71 @@ func TestWithKeysAHubListensToTheWorldUnderAnyName(t *testing.T) {
 	}
 	if a := h.do("GET", "/v1/token", "", "Host", "rebound.example"); a.status != 401 {
 		t.Errorf("got %d %s", a.status, a.body)
+	}
+}
+
+// A lockedBuffer is written by many.
+type lockedBuffer struct {
+	mu sync.Mutex
+	b  bytes.Buffer
+}
+
+func (l *lockedBuffer) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedBuffer) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+func TestNothingSecretLeavesTheHub(t *testing.T) {
+	var log lockedBuffer
+	h := startLoggedHub(t, slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug})), nil)
+	token, other := h.token(enwiki), h.token(root)
+	forged := token[:len(token)-6] + "AAAAAA"
+	// Names of channels are no secrets, users in URIs are.
+	secrets := []string{"c2VjcmV0OnNlY3JldA", "top-secret@"}
+	for _, token := range []string{token, other, forged} {
+		secrets = append(secrets, strings.Split(token, ".")...)
+	}
+	var answers strings.Builder
+	for _, c := range []struct{ method, path, body, authorization string }{
+		{"GET", "/v1/token", "", "Bearer " + token},
+		{"GET", "/v1/token", "", "Bearer " + forged},
+		{"GET", "/v1/token", "", "Basic c2VjcmV0OnNlY3JldA"},
+		{"GET", "/v1/token?access_token=" + token, "", ""},
+		{"GET", "/v1/token?access_token=" + token, "", "Bearer " + other},
+		{"POST", "/v1/updates", `{"uri":"https://user:top-secret@en.example.org/wiki/A"}`, "Bearer " + other},
+		{"POST", "/v1/updates", `{"uri":"https://en.example.org/wiki/A","version":"1","cause":"top-secret"`, "Bearer " + other},
+		{"GET", "/v1/resource?uri=" + url.QueryEscape("https://top-secret.example.org/x"), "", "Bearer " + other},
+		{"GET", "/v1/channels/top-secret", "", "Bearer " + other},
+		{"GET", "/v1/stream?channel=top-secret&since=x", "", "Bearer " + other},
+		{"GET", "/metrics", "", "Bearer " + other},
+	} {
+		a := h.do(c.method, c.path, c.body, "Authorization", c.authorization)
+		if !strings.Contains(c.path+c.body, "top-secret") {
+			answers.Write(a.body)
+		}
+	}
+	text := log.String()
+	if !strings.Contains(text, "status=401") || !strings.Contains(text, "status=200") {
+		t.Fatalf("requests are not logged:\n%s", text)
+	}
+	for _, s := range secrets {
+		if strings.Contains(text, s) {
+			t.Errorf("the log shows %.20q…:\n%s", s, text)
+		}
+		if strings.Contains(answers.String(), s) {
+			t.Errorf("an answer shows %.20q…: %s", s, answers.String())
+		}
+	}
+	for _, path := range []string{h.cfg.Data, h.cfg.Auth.JWKS, ".go:"} {
+		if strings.Contains(answers.String(), path) {
+			t.Errorf("an answer shows the path %q: %s", path, answers.String())
+		}
 	}
 }

@@ -48,12 +48,18 @@ type testHub struct {
 // startHub runs a hub on a free port and a new folder until the test ends.
 func startHub(t testing.TB, change func(*Config)) *testHub {
 	t.Helper()
+	return startHubLogging(t, slog.New(slog.DiscardHandler), change)
+}
+
+// startHubLogging is startHub with a log.
+func startHubLogging(t testing.TB, log *slog.Logger, change func(*Config)) *testHub {
+	t.Helper()
 	cfg := DefaultConfig()
 	cfg.Listen, cfg.Data, cfg.Cache = "127.0.0.1:0", t.TempDir(), minCache
 	if change != nil {
 		change(&cfg)
 	}
-	h, err := New(cfg, slog.New(slog.DiscardHandler))
+	h, err := New(cfg, log)
 	if err != nil {
 		t.Fatal(err)
 	}

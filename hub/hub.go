@@ -201,6 +201,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	h.ready.Store(true)
 	h.log.Info("serving", "url", h.URL(), "data", h.cfg.Data, "mode", string(h.cfg.Mode), "access", h.accessText())
+	if h.tokens != nil && h.cfg.TLSCert == "" && !isLoopback(h.Addr().(*net.TCPAddr).IP.String()) {
+		h.log.Warn("tokens come in the clear unless a proxy before the hub ends TLS; set tls-cert and tls-key")
+	}
 	g.Go(func() error {
 		defer stopStore()
 		<-ctx.Done()
