@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/hub/auth"
 )
 
 // A benchWiki sends renderings of 2,000 pages with about ten dependencies each,
@@ -18,15 +19,24 @@ import (
 type benchWiki struct {
 	url    string
 	client *http.Client
+	token  string // "" is a hub without keys
 	sent   atomic.Int64
 }
 
 const benchPages = 2000
 
-func newBenchWiki(b *testing.B, workers int) *benchWiki {
-	h := startHub(b, func(c *Config) { c.Cache = 256 << 20 })
+func newBenchWiki(b *testing.B, workers int, keyed bool) *benchWiki {
+	cache := func(c *Config) { c.Cache = 256 << 20 }
+	w := &benchWiki{}
+	var h *testHub
+	if keyed {
+		k := startKeyedHub(b, cache)
+		h, w.token = k.testHub, k.token(auth.Rights{Subject: "wiki", Publish: auth.Prefixes{"https://en.wikipedia.example/wiki"}})
+	} else {
+		h = startHub(b, cache)
+	}
 	h.client.Transport.(*http.Transport).MaxIdleConnsPerHost = workers
-	w := &benchWiki{url: h.URL() + "/v1/updates", client: h.client}
+	w.url, w.client = h.URL()+"/v1/updates", h.client
 	var body []byte
 	for i := range benchPages {
 		body = append(AppendUpdate(body, w.next()), '\n')
@@ -55,7 +65,15 @@ func (w *benchWiki) next() graph.Update {
 }
 
 func (w *benchWiki) post(body []byte) error {
-	resp, err := w.client.Post(w.url, typeNDJSON, bytes.NewReader(body))
+	req, err := http.NewRequest(http.MethodPost, w.url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", typeNDJSON)
+	if w.token != "" {
+		req.Header.Set("Authorization", "Bearer "+w.token)
+	}
+	resp, err := w.client.Do(req)
 	if err != nil {
 		return err
 	}
@@ -70,9 +88,12 @@ func (w *benchWiki) post(body []byte) error {
 // BenchmarkUpdatesOverHTTP counts durable updates a second, client and hub in
 // one process on all cores.
 func BenchmarkUpdatesOverHTTP(b *testing.B) {
-	for _, c := range []struct{ inFlight, batch int }{{64, 1}, {8, 100}} {
-		b.Run(fmt.Sprintf("inflight=%d/batch=%d/deps=10", c.inFlight, c.batch), func(b *testing.B) {
-			w := newBenchWiki(b, c.inFlight)
+	for _, c := range []struct {
+		inFlight, batch int
+		keyed           bool
+	}{{64, 1, false}, {64, 1, true}, {8, 100, false}, {8, 100, true}} {
+		b.Run(fmt.Sprintf("inflight=%d/batch=%d/deps=10/token=%t", c.inFlight, c.batch, c.keyed), func(b *testing.B) {
+			w := newBenchWiki(b, c.inFlight, c.keyed)
 			var left atomic.Int64
 			left.Store(int64(b.N))
 			var wg sync.WaitGroup
