@@ -18,13 +18,18 @@ func (t *txn) orphaned(x ID) {
 	t.noteOrphan(x)
 }
 
-// noteOrphan has x looked at for collection after keepID.
-func (t *txn) noteOrphan(x ID) {
-	// To the day, so that a resource whose edges come and go has few of these rows.
-	const day = 24 * time.Hour
-	due := (t.now + (keepID + day).Microseconds()) / day.Microseconds() * day.Microseconds()
-	check(t.b.Set(orphanKey(due, x), nil, nil))
+// orphanDay is what notes are rounded to, so that a resource whose edges come and
+// go has few of them.
+const orphanDay = 24 * time.Hour
+
+// orphanDue is when who is noted now is looked at, µs.
+func orphanDue(now int64) int64 {
+	day := orphanDay.Microseconds()
+	return (now + keepID.Microseconds() + day) / day * day
 }
+
+// noteOrphan has x looked at for collection after keepID.
+func (t *txn) noteOrphan(x ID) { check(t.b.Set(orphanKey(orphanDue(t.now), x), nil, nil)) }
 
 // collect forgets stubs that nobody has named for keepID and that no kept chunk
 // of the journal names. Their ids are free.
@@ -42,12 +47,28 @@ func (t *txn) collect() {
 	check(it.Close())
 	for _, c := range due {
 		check(t.b.Delete(c.key, nil))
-		since := int64(binary.BigEndian.Uint64(c.key[1:])) - (keepID + 24*time.Hour).Microseconds()
-		t.collectOne(c.id, since)
+		since := int64(binary.BigEndian.Uint64(c.key[1:])) - (keepID + orphanDay).Microseconds()
+		if _, named := t.get(idKey(spaceName, c.id)); named { // a store of an earlier program may have noted it twice
+			t.collectOne(c.id, since)
+		}
 	}
 }
 
-// collectOne forgets id if nobody named it since a time.
+// notedSince reports whether x is to be looked at again later. Without it x would
+// be forgotten less than keepID after it was last named, and its id, free or
+// another's by then, would be looked at once more.
+func (t *txn) notedSince(since int64, x ID) bool {
+	last := orphanDue(t.now)
+	for due := orphanDue(since); due <= last; due += orphanDay.Microseconds() {
+		if _, ok := t.get(orphanKey(due, x)); ok {
+			return true
+		}
+	}
+	return false
+}
+
+// collectOne forgets id if nobody named it since a time. Who was noted more than
+// once has its turn at the last of them.
 func (t *txn) collectOne(id ID, since int64) {
 	w := t.word(id)
 	if w.is(wordHot) && t.countDependents(id) == 0 {
@@ -59,8 +80,11 @@ func (t *txn) collectOne(id ID, since int64) {
 	if w.state() != Stub || w.is(wordDependents) || r.is(rowKnown) || t.listed(id) {
 		return // in use again; when it becomes an orphan again it is noted again
 	}
-	if r.changed > t.s.trimmedTo() || t.keptSince(since) {
-		t.orphaned(id) // the journal names it, or may
+	if r.ndeps > 0 || r.is(rowArmed) || r.changed > t.s.trimmedTo() || t.keptSince(since) {
+		t.noteOrphan(id) // it has edges, a ticker's timer, or the journal names it or may
+		return
+	}
+	if t.notedSince(since, id) {
 		return
 	}
 	uri := t.uri(id)

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2"
 )
 
 // readyD is a store in which D is ready: X has changed since it was made.
@@ -263,6 +265,58 @@ func TestCollection(t *testing.T) {
 		g.render("E", "", "e", g.token(), saw("X", "0"), saw("new", "0"))
 		if got := g.dependencies(named("E")); len(got) != 2 {
 			t.Errorf("E depends on %v", got)
+		}
+	})
+	t.Run("who lost its last dependent twice is forgotten a month after the second time", func(t *testing.T) {
+		g := newRig(t, Options{KeepAge: 24 * time.Hour})
+		for range 2 {
+			g.render("D", "", "d", g.token(), saw("X", "0"), saw("Y", "0"))
+			g.render("D", "", "d", g.token(), saw("Y", "0"))
+			g.days(3)
+		}
+		g.days(26)
+		if _, err := g.s.Resource(named("X")); err != nil {
+			t.Errorf("after 29 days: %v, want it remembered", err)
+		}
+		g.days(9)
+		if _, err := g.s.Resource(named("X")); !errors.Is(err, ErrUnknown) {
+			t.Errorf("after 38 days: %v, want ErrUnknown", err)
+		}
+	})
+	t.Run("a note on an id that is free is passed over", func(t *testing.T) {
+		g := newRig(t, Options{})
+		if err := g.s.db.Set(orphanKey(g.now().UnixMicro(), 7), nil, pebble.Sync); err != nil {
+			t.Fatal(err)
+		}
+		g.days(1)
+	})
+	t.Run("a stub that was given edges by hand keeps them", func(t *testing.T) {
+		g := newRig(t, Options{KeepAge: 24 * time.Hour})
+		g.render("D", "", "d", g.token(), saw("X", "0"), saw("Y", "0"))
+		g.render("D", "", "d", g.token(), saw("Y", "0"))
+		g.loop(func(ctx context.Context, s *Store) {
+			if _, err := s.EditDependencies(ctx, named("X"), EdgeEdit{Add: []string{named("Z")}}); err != nil {
+				t.Error(err)
+			}
+		})
+		g.days(40)
+		if got := g.dependencies(named("X")); !slices.Equal(got, []string{named("Z")}) {
+			t.Errorf("X is made from %v", got)
+		}
+		if got := g.dependents(named("Z")); !slices.Equal(got, []string{named("X")}) {
+			t.Errorf("%v is made from Z", got)
+		}
+	})
+	t.Run("a ticker is not forgotten before its timer", func(t *testing.T) {
+		g := newRig(t, Options{KeepAge: 24 * time.Hour})
+		g.render("D", "", "d", g.token(), Dep{URI: "ticker:P50D"})
+		g.render("D", "", "d", g.token(), saw("Y", "0"))
+		g.days(40)
+		g.render("E", "", "e", g.token(), saw("Z", "0")) // gets the first id that is free
+		g.render("G", "", "g", g.token(), saw("E", "e"))
+		g.days(15)
+		if got := g.s.Token().Seq; got != 3 {
+			t.Errorf("%d notices, want the three of the updates", got)
 		}
 	})
 	t.Run("a collected type is deleted when its last dependent goes", func(t *testing.T) {
