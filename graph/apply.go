@@ -370,7 +370,13 @@ func (t *txn) retire(id ID, a Action, why retirement) {
 	r.presumed, r.digest, r.born, r.noticeDue, r.expires, r.lease, r.failures = "", 0, 0, 0, 0, 0, 0
 	r.at = max(r.at, why.at)
 	c := cause{id: id, uid: why.uid, at: t.now}
+	arrived := r.changedAt
 	t.announce(r, c, ChangeDeleted, why.reason, false)
+	if r.is(rowArtefact) {
+		// Its last change counts from its arrival, which is later than what the
+		// cache's clock says of an end that happened after that making began.
+		r.changedAt = max(r.changedAt, arrived)
+	}
 	c.seq = r.changed
 	t.replaceEdges(id, nil)
 	t.setState(id, Stub)

@@ -313,6 +313,25 @@ func TestTracesOfOverlap(t *testing.T) {
 			g.renderFrom(beganD, "D", "", "d", noToken, saw("Z", ""))
 			g.wait(10 * time.Second)
 		}, Ready, 1},
+		{"arrive: a purge that its cache dates earlier takes that arrival not back", func(g *rig) {
+			g.render("Z", "", "x1", g.token(), saw("P", "1000"))
+			g.wait(20 * time.Second)
+			began, held := g.now(), g.token()
+			g.wait(time.Second)
+			left := g.now()
+			g.wait(6 * time.Second)
+			beganD := g.now()
+			g.wait(6 * time.Second)
+			g.renderFrom(began, "Z", "", "x2", held, saw("P", "1000"))
+			g.renderFrom(beganD, "D", "", "d", noToken, saw("Z", ""))
+			waits := g.resource(named("D")).NoticeDue
+			g.apply(Update{ID: g.nextID(), URI: named("Z"), Action: ActionPurge, At: left})
+			if got := g.resource(named("D")).NoticeDue; !got.Equal(waits) || waits.IsZero() {
+				g.t.Errorf("after the purge D is to be told at %s, before at %s", got, waits)
+			}
+			g.renderFrom(beganD, "D", "", "d2", noToken, saw("Z", ""))
+			g.wait(10 * time.Second)
+		}, Ready, 1},
 		{"arrive: an artefact made again with an equal hash has not changed since", func(g *rig) {
 			g.edit("P", "1000", "p")
 			g.render("Z", "", "x1", g.token(), saw("P", "1000"))
