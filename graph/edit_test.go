@@ -319,6 +319,32 @@ func TestCollection(t *testing.T) {
 			t.Errorf("%d notices, want the three of the updates", got)
 		}
 	})
+	t.Run("who was only ever named but is made from others is kept, and goes when its edges have gone", func(t *testing.T) {
+		g := newRig(t, Options{KeepAge: 24 * time.Hour})
+		g.edit("X", "10", "a")
+		edit := func(e EdgeEdit) {
+			g.loop(func(ctx context.Context, s *Store) {
+				if _, err := s.EditDependencies(ctx, named("S"), e); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		edit(EdgeEdit{Add: []string{named("X")}})
+		g.render("D", "", "d", g.token(), saw("S", ""))
+		g.render("D", "", "d", g.token(), saw("X", "10"))
+		g.days(34)
+		if got := g.dependents(named("X")); !slices.Equal(got, []string{named("S"), named("D")}) {
+			t.Errorf("dependents of X: %v, want S and D", got)
+		}
+		if got := g.dependencies(named("S")); !slices.Equal(got, []string{named("X")}) {
+			t.Errorf("S is made from %v, want X", got)
+		}
+		edit(EdgeEdit{Clear: true})
+		g.days(34)
+		if _, err := g.s.Resource(named("S")); !errors.Is(err, ErrUnknown) {
+			t.Errorf("without edges: %v, want ErrUnknown", err)
+		}
+	})
 	t.Run("a collected type is deleted when its last dependent goes", func(t *testing.T) {
 		g := newRig(t, Options{Collect: []string{"thumb"}})
 		g.edit("X", "10", "a")
