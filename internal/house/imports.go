@@ -14,11 +14,12 @@ import (
 var may = map[string][]string{
 	"cmd/freshwire": {"hub", "hub/auth", "hub/bench", "hub/client", "hub/mediawiki"},
 	"hub": {"federation", "subscriptions", "digest", "graph", "graph/bulk",
-		"hub/auth", "hub/client", "hub/mediawiki"},
+		"hub/auth", "hub/client", "hub/mediawiki", "hub/outbound"},
 	"hub/auth":          {"graph"},
 	"hub/client":        {"federation/follow"},
 	"hub/bench":         {"hub/client"},
 	"hub/mediawiki":     {"hub/client"},
+	"hub/outbound":      {},
 	"federation":        {"federation/follow", "graph"},
 	"federation/follow": {},
 	"subscriptions":     {"graph"},
