@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"slices"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -18,6 +19,10 @@ func AppendNotice(b []byte, n *graph.Notice) []byte {
 
 // appendNotice is AppendNotice for a caller that has the cursor's text already.
 func appendNotice(b []byte, n *graph.Notice, token string) []byte {
+	return appendAfterCause(appendCause(appendBeforeCause(b, n), &n.Cause), n, token)
+}
+
+func appendBeforeCause(b []byte, n *graph.Notice) []byte {
 	b = append(b, `{"seq":`...)
 	b = strconv.AppendUint(b, n.Cursor.Seq, 10)
 	b = appendField(b, "kind", n.Kind.String())
@@ -28,8 +33,10 @@ func appendNotice(b []byte, n *graph.Notice, token string) []byte {
 	b = appendField(b, "change", n.Change.String())
 	b = appendField(b, "reason", n.Reason.String())
 	b = appendField(b, "rule", n.Rule.String())
-	b = appendField(b, "lane", n.Lane.String())
-	b = appendCause(b, &n.Cause)
+	return appendField(b, "lane", n.Lane.String())
+}
+
+func appendAfterCause(b []byte, n *graph.Notice, token string) []byte {
 	if n.Attempt != 0 {
 		b = append(b, `,"attempt":`...)
 		b = strconv.AppendInt(b, int64(n.Attempt), 10)
@@ -219,9 +226,11 @@ func (lines) leave(b []byte, why reason, after time.Duration) []byte {
 // frame is a notice ready for the wire: an SSE event, which ends in the notice's
 // JSON and two line ends.
 type frame struct {
-	cursor graph.Cursor
-	bytes  []byte
-	data   int // where the JSON begins
+	cursor           graph.Cursor
+	bytes            []byte
+	data             int // where the JSON begins
+	cause, afterward int // where the member "cause" begins, if there is one, and ends
+	causeless        atomic.Pointer[frame]
 }
 
 func newFrame(n *graph.Notice) *frame {
@@ -232,9 +241,30 @@ func newFrame(n *graph.Notice) *frame {
 	b = append(b, "\nevent: "...)
 	b = append(b, n.Kind.String()...)
 	b = append(b, "\ndata: "...)
-	data := len(b)
-	b = appendNotice(b, n, id)
-	return &frame{n.Cursor, append(b, "\n\n"...), data}
+	f := &frame{cursor: n.Cursor, data: len(b)}
+	b = appendBeforeCause(b, n)
+	f.cause = len(b)
+	b = appendCause(b, &n.Cause)
+	f.afterward = len(b)
+	f.bytes = append(appendAfterCause(b, n, id), "\n\n"...)
+	return f
+}
+
+// bare is the frame without its cause, for readers who may not see what was
+// edited. It is made once for all of them.
+func (f *frame) bare() *frame {
+	if f.cause == f.afterward {
+		return f
+	}
+	if b := f.causeless.Load(); b != nil {
+		return b
+	}
+	b := &frame{cursor: f.cursor, data: f.data, cause: f.cause, afterward: f.cause,
+		bytes: slices.Concat(f.bytes[:f.cause], f.bytes[f.afterward:])}
+	if !f.causeless.CompareAndSwap(nil, b) {
+		return f.causeless.Load()
+	}
+	return b
 }
 
 // line is the JSON with one line end.
@@ -246,7 +276,8 @@ const (
 	// sharedFrames is how many of the newest frames readers share: all that a
 	// hub under load writes within a few ticks.
 	sharedFrames = 2048
-	// maxSharedFrame bounds one of them, in bytes, and so all to 8 MiB.
+	// maxSharedFrame bounds one of them, in bytes, and so all to 8 MiB, and to 16
+	// with those without their cause.
 	maxSharedFrame = 4 << 10
 )
 

@@ -68,6 +68,28 @@ func TestEventStreamFramesAreStable(t *testing.T) {
 	checkGolden(t, "frames.sse", b)
 }
 
+func TestFramesWithoutTheirCauseAreStable(t *testing.T) {
+	var b []byte
+	for _, n := range goldenNotices() {
+		whole := newFrame(&n)
+		before := bytes.Clone(whole.bytes)
+		bare := whole.bare()
+		if bare != whole.bare() || bare.bare() != bare {
+			t.Errorf("%s is made more than once", n.Cursor)
+		}
+		if (n.Cause.URI == "") != (bare == whole) || !bytes.Equal(whole.bytes, before) {
+			t.Errorf("%s: made of %q: %q", n.Cursor, whole.bytes, bare.bytes)
+		}
+		n.Cause = graph.Cause{}
+		if want := newFrame(&n); !bytes.Equal(bare.bytes, want.bytes) || !bytes.Equal(bare.line(), want.line()) {
+			t.Errorf("got %q, want what a notice without a cause has, %q", bare.bytes, want.bytes)
+		}
+		b = append(b, eventStream{}.of(bare)...)
+		b = append(b, lines{}.of(bare)...)
+	}
+	checkGolden(t, "bare", b)
+}
+
 func TestLinesAreStable(t *testing.T) {
 	var b []byte
 	b = lines{}.open(b, 2*time.Second)
