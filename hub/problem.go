@@ -12,6 +12,7 @@ import (
 
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/auth"
+	"github.com/freshwire/freshwire/subscriptions"
 )
 
 // problemBase and a slug make the type of a problem: an identifier that never
@@ -247,11 +248,18 @@ func writeProblem(w http.ResponseWriter, p Problem) {
 	e.Encode(p) // who does not read it is not there
 }
 
-// streamProblem answers a refusal of the stream handler, which knows only slugs.
-func streamProblem(w http.ResponseWriter, _ *http.Request, status int, slug, detail string) {
-	p := Problem{Type: problemBase + slug, Title: http.StatusText(status), Status: status, Detail: detail}
+// streamProblem answers a refusal of the stream handler, which knows only slugs, or
+// of the hub's own.
+func streamProblem(w http.ResponseWriter, _ *http.Request, err error) {
+	var no *subscriptions.Refusal
+	if !errors.As(err, &no) {
+		writeProblem(w, problemOf(err))
+		return
+	}
+	p := Problem{Type: problemBase + no.Slug, Title: http.StatusText(no.Status), Status: no.Status, Detail: no.Detail,
+		Field: no.Field, Limit: no.Limit}
 	for _, k := range problemKinds {
-		if k.slug == slug {
+		if k.slug == no.Slug {
 			p.Title, p.Help = k.title, k.help
 		}
 	}

@@ -11,25 +11,26 @@ import (
 	"time"
 )
 
-func TestAStreamEndsAtTheDeadlineOfItsCallerAndSaysWhy(t *testing.T) {
+func TestAStreamEndsWithTheRightOfItsCallerAndSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		begun := time.Now()
-		s := serve(t, j, StreamOptions{Deadline: func(r *http.Request) time.Time {
-			if r.Header.Get("X-Until") == "" {
-				return time.Time{}
+		s := serve(t, j, StreamOptions{Viewer: func(r *http.Request) (Viewer, error) {
+			v := Viewer{All: true}
+			if r.Header.Get("X-Until") != "" {
+				v.Expires = begun.Add(7 * time.Minute)
 			}
-			return begun.Add(7 * time.Minute)
+			return v, nil
 		}})
 		body, err := io.ReadAll(s.do(t, "GET", "", "", "X-Until", "soon").Body)
 		if err != nil || !strings.Contains(string(body), ": expired\nretry: ") {
-			t.Errorf("got %q %v, want a leave because of the deadline", body, err)
+			t.Errorf("got %q %v, want a leave because the right ended", body, err)
 		}
 		if took := time.Since(begun); took != 7*time.Minute {
 			t.Errorf("the stream ended after %s, want 7 min", took)
 		}
 		if _, err := io.ReadAll(s.do(t, "GET", "", "").Body); err != nil || time.Since(begun) < 50*time.Minute {
-			t.Errorf("without a deadline the stream ended after %s (%v)", time.Since(begun), err)
+			t.Errorf("with a right without end the stream ended after %s (%v)", time.Since(begun), err)
 		}
 		if got := s.Stats().Ended; got["expired"] != 1 || got["rotated"] != 1 {
 			t.Errorf("streams ended %v", got)

@@ -185,7 +185,7 @@ func OpenChannels(store channelStore, schemes ...string) (*Channels, error) {
 
 func (v *version) compile(schemes []string) (err error) {
 	if v.matcher, err = Compile(v.Filter, schemes...); err == nil {
-		v.matcher.list = v.List
+		v.matcher.list, v.matcher.public = v.List, v.Public
 	}
 	return err
 }
@@ -193,13 +193,16 @@ func (v *version) compile(schemes []string) (err error) {
 // follow has changes take effect where p is in the journal.
 func (c *Channels) follow(p *pump) { c.pump = p }
 
-// Match judges n by what the channel was when it was written.
-func (ch *channel) Match(n *graph.Notice) bool {
+// show judges n by what the channel was when it was written.
+func (ch *channel) show(n *graph.Notice) showing {
 	if n.Cursor.Seq == 0 {
-		return false
+		return hidden
 	}
 	m, _ := ch.at(n.Cursor.Seq - 1)
-	return m != nil && m.Match(n)
+	if m == nil {
+		return hidden
+	}
+	return m.show(n)
 }
 
 // at returns the version that decides strictly after seq.
@@ -216,19 +219,30 @@ func (ch *channel) at(seq uint64) (*Matcher, uint64) {
 	return nil, until
 }
 
-func (ch *channel) gone() bool {
+func (ch *channel) gone() reason {
 	ch.mu.RLock()
 	defer ch.mu.RUnlock()
-	return ch.deleted
+	if ch.deleted {
+		return deleted
+	}
+	return stays
 }
 
-// routes are those of all versions that still decide after head.
-func (ch *channel) routes(head uint64) (all routes, until uint64) {
+func (ch *channel) routes(head uint64) (routes, uint64) {
+	return ch.routesOf(head, func(m *Matcher) *Matcher { return m })
+}
+
+// routesOf are those of all versions that still decide after head, each as it is
+// seen; nil is nothing of it.
+func (ch *channel) routesOf(head uint64, seen func(*Matcher) *Matcher) (all routes, until uint64) {
 	ch.mu.RLock()
 	defer ch.mu.RUnlock()
 	for _, v := range slices.Backward(ch.versions) {
-		r, _ := v.matcher.routes(head)
-		if all, until = all.and(r), max(until, v.From); v.From <= head {
+		if m := seen(v.matcher); m != nil {
+			r, _ := m.routes(head)
+			all = all.and(r)
+		}
+		if until = max(until, v.From); v.From <= head {
 			break
 		}
 	}
@@ -241,15 +255,40 @@ func (ch *channel) newest() version {
 	return ch.versions[len(ch.versions)-1]
 }
 
-// selector returns what a channel lets through, and under which key its readers
-// are one class.
-func (c *Channels) selector(name string) (key string, sel selector, err error) {
+// errNotPublic reports a channel for somebody who may see nothing else.
+var errNotPublic = errors.New("the channel is not public, and the token shows no resource")
+
+// selector returns what a channel lets through of what v has, and under which key
+// its readers are one class.
+func (c *Channels) selector(name string, v *sight) (key classKey, sel selector, err error) {
+	key.sight = keyOf(v)
 	if f, ok := builtIn(name); ok {
 		m, err := Compile(f)
-		return filterKey(f), m, err
+		if err == nil && v.nothing() {
+			err = errNotPublic
+		}
+		if err != nil {
+			return key, nil, err
+		}
+		if v != nil {
+			m = m.seenBy(v, false)
+		}
+		key.asked = filterKey(f)
+		return key, m, nil
 	}
 	ch, err := c.find(name)
-	return channelKey(name), ch, err
+	if err != nil {
+		return key, nil, err
+	}
+	key.asked = channelKey(name)
+	if v == nil {
+		return key, ch, nil
+	}
+	w := newView(ch, v)
+	if v.nothing() && !w.public {
+		return key, nil, errNotPublic
+	}
+	return key, w, nil
 }
 
 // Keys of classes.

@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"math"
 	"slices"
 	"sort"
 	"sync"
@@ -21,30 +22,43 @@ const (
 // A selector says which notices a class of streams gets. It is safe for
 // concurrent use.
 type selector interface {
-	// Match reports whether n passes.
-	Match(n *graph.Notice) bool
+	// show says how n is shown, if it passes.
+	show(n *graph.Notice) showing
 	// at returns what decides strictly after seq, nil if nothing passes there, and
 	// up to which position it does.
 	at(seq uint64) (m *Matcher, until uint64)
 	// routes says under what the index keeps its class to find what passes strictly
 	// after head, and from which position on less of that is enough.
 	routes(head uint64) (r routes, until uint64)
-	// gone reports whether it was deleted: its streams end.
-	gone() bool
+	// gone says why its streams are to end, if they are.
+	gone() reason
 }
 
-// A class is all streams with equal filters: what is read, matched and made ready
-// for one of them is for all of them.
+// A classKey is what the streams of a class have in common.
+type classKey struct {
+	asked string // of channelKey or filterKey
+	sight string // of keyOf
+}
+
+// A class is all streams that ask for the same and may see the same: what is read,
+// matched and made ready for one of them is for all of them.
 type class struct {
-	key     string
+	key     classKey
 	sel     selector
 	routes  routes // under which the index knows it; guarded by the pump's lock
 	streams atomic.Int32
-	touched int // its place in the round that is being made, counted from 1; a hint
+	touched int           // its place in the round that is being made, counted from 1; a hint
+	over    atomic.Uint32 // the reason of ended
 
 	mu   sync.Mutex
 	base uint64   // all that passed after it, up to the pump's head, is in hits
 	hits []*frame // oldest first
+}
+
+// changes reports whether what passes may change while c lives.
+func (c *class) changes() bool {
+	_, fixed := c.sel.(*Matcher)
+	return !fixed
 }
 
 // add appends a notice that passed. Only the pump does.
@@ -74,6 +88,15 @@ func (c *class) restart(seq uint64) {
 	c.base, c.hits = seq, nil
 	c.mu.Unlock()
 }
+
+// end has the streams of c end: it has nothing in memory any more, and gets nothing.
+func (c *class) end(why reason) {
+	c.over.Store(uint32(why)) // before anybody finds that there is nothing
+	c.restart(math.MaxUint64)
+}
+
+// ended says why the streams of c are to end, if they are.
+func (c *class) ended() reason { return reason(c.over.Load()) }
 
 // after returns what passed strictly after seq; ok is false if some of it is in
 // the store alone.

@@ -76,6 +76,8 @@ type Matcher struct {
 	prefixes                    []string
 	kinds, lanes                uint8        // a bit for each value that passes; 0 asks nothing
 	list                        graph.ListID // passes what was on it, like a value of uris; 0 is none
+	sight                       *sight       // what passes must be in it, unless …
+	public                      bool         // … this is what a public channel lets through
 
 	mu    sync.Mutex
 	picks []*graph.Pick // not in use
@@ -204,8 +206,12 @@ func (m *Matcher) Match(n *graph.Notice) bool {
 		(m.lanes == 0 || m.lanes&(1<<n.Lane) != 0) &&
 		(m.types.len() == 0 || m.types.has(n.Type)) &&
 		m.matchBucket(n.Buckets) &&
-		(m.list != 0 && slices.Contains(n.Lists, m.list) || m.matchResource(n.URI))
+		(m.list != 0 && slices.Contains(n.Lists, m.list) || m.matchResource(n.URI)) &&
+		(!m.narrowed() || m.sight.sees(n.URI))
 }
+
+// narrowed reports whether what passes must be in sight.
+func (m *Matcher) narrowed() bool { return m.sight != nil && !m.public }
 
 func (m *Matcher) asksNoResource() bool {
 	return m.list == 0 && m.uris.len() == 0 && m.hosts.len() == 0 && len(m.prefixes) == 0
@@ -241,7 +247,7 @@ func (m *Matcher) matchResource(uri string) bool {
 // at makes a Matcher a selector that never changes.
 func (m *Matcher) at(uint64) (*Matcher, uint64) { return m, math.MaxUint64 }
 
-func (m *Matcher) gone() bool { return false }
+func (m *Matcher) gone() reason { return stays }
 
 // routes says where the index keeps who has this filter.
 func (m *Matcher) routes(uint64) (r routes, until uint64) {
@@ -251,6 +257,8 @@ func (m *Matcher) routes(uint64) (r routes, until uint64) {
 		if m.list != 0 {
 			r.lists = []graph.ListID{m.list}
 		}
+	case m.narrowed(): // else all of a thousand tenants would be asked about each notice
+		r.prefixes = m.sight.prefixes
 	case m.buckets.len() > 0:
 		r.buckets = m.buckets.values()
 	case m.types.len() > 0:
@@ -311,6 +319,13 @@ func (m *Matcher) pick() *graph.Pick {
 		if m.list != 0 {
 			p.Lists = []graph.ListID{m.list}
 		}
+	}
+	if m.narrowed() {
+		var keys []graph.Key
+		for _, prefix := range m.sight.prefixes {
+			keys = append(keys, graph.PrefixKey(prefix))
+		}
+		p.Keys = append(p.Keys, keys)
 	}
 	for _, field := range []struct {
 		values []string

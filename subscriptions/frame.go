@@ -228,8 +228,8 @@ func (lines) leave(b []byte, why reason, after time.Duration) []byte {
 type frame struct {
 	cursor           graph.Cursor
 	bytes            []byte
-	data             int // where the JSON begins
-	cause, afterward int // where the member "cause" begins, if there is one, and ends
+	data             int32 // where the JSON begins
+	cause, afterward int32 // where the member "cause" begins, if there is one, and ends
 	causeless        atomic.Pointer[frame]
 }
 
@@ -241,11 +241,11 @@ func newFrame(n *graph.Notice) *frame {
 	b = append(b, "\nevent: "...)
 	b = append(b, n.Kind.String()...)
 	b = append(b, "\ndata: "...)
-	f := &frame{cursor: n.Cursor, data: len(b)}
+	f := &frame{cursor: n.Cursor, data: int32(len(b))}
 	b = appendBeforeCause(b, n)
-	f.cause = len(b)
+	f.cause = int32(len(b))
 	b = appendCause(b, &n.Cause)
-	f.afterward = len(b)
+	f.afterward = int32(len(b))
 	f.bytes = append(appendAfterCause(b, n, id), "\n\n"...)
 	return f
 }

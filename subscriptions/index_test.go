@@ -22,7 +22,7 @@ func TestTheIndexFindsEveryClassThatWantsANotice(t *testing.T) {
 			if rapid.IntRange(0, 3).Draw(t, "listed") == 0 {
 				m.list = graph.ListID(1 + i%3)
 			}
-			c := &class{key: fmt.Sprint(i), sel: m}
+			c := &class{key: classKey{asked: fmt.Sprint(i)}, sel: m}
 			c.routes, _ = m.routes(0)
 			x.add(c)
 			kept = append(kept, c)
@@ -38,7 +38,7 @@ func TestTheIndexFindsEveryClassThatWantsANotice(t *testing.T) {
 			found := map[*class]bool{}
 			x.candidates(&n, func(c *class) { found[c] = true })
 			for _, c := range kept {
-				if c.sel.Match(&n) && !found[c] {
+				if c.sel.show(&n) != hidden && !found[c] {
 					t.Errorf("%+v is not found under %+v", n, c.routes)
 				}
 				delete(found, c)
@@ -104,5 +104,5 @@ func join(t testing.TB, p *pump, f Filter) *class {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return p.join(filterKey(f), m)
+	return p.join(classKey{asked: filterKey(f)}, m)
 }

@@ -3,6 +3,7 @@ package subscriptions
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -32,7 +33,8 @@ type pump struct {
 	owners  []owner
 
 	mu      sync.Mutex // held while notices are matched and while classes come and go
-	classes map[string]*class
+	classes map[classKey]*class
+	changes map[string][]*class // those whose selector may change, by what they ask
 	index   *index
 	changed []changed
 	rounds  []round // kept, oldest first
@@ -53,7 +55,7 @@ type round struct {
 }
 
 func newPump(j journal) *pump {
-	p := &pump{journal: j, classes: map[string]*class{}, index: newIndex()}
+	p := &pump{journal: j, classes: map[classKey]*class{}, changes: map[string][]*class{}, index: newIndex()}
 	newest := j.Token()
 	p.head.Store(&newest)
 	return p
@@ -139,15 +141,28 @@ func (p *pump) dispatch(notices []graph.Notice, next graph.Cursor) {
 // match gives n to the classes that want it.
 func (p *pump) match(n *graph.Notice, r *round) {
 	var f *frame
+	var without *frame // its cause
 	p.index.candidates(n, func(c *class) {
-		if k := len(c.hits); k > 0 && c.hits[k-1].cursor == n.Cursor || !c.sel.Match(n) {
+		if k := len(c.hits); k > 0 && c.hits[k-1].cursor == n.Cursor {
+			return
+		}
+		shown := c.sel.show(n)
+		if shown == hidden {
 			return
 		}
 		if f == nil {
 			f = newFrame(n)
 			r.bytes += len(f.bytes)
 		}
-		c.add(f)
+		hit := f
+		if shown == bare {
+			if without == nil {
+				without = f.bare()
+				r.bytes += len(without.bytes)
+			}
+			hit = without
+		}
+		c.add(hit)
 		r.bytes += hitSize
 		if k := c.touched - 1; k >= 0 && k < len(r.classes) && r.classes[k] == c {
 			r.hits[k]++
@@ -191,17 +206,13 @@ func (p *pump) restart(newest graph.Cursor) {
 
 // join returns the class of key for one more stream. If there is none yet, sel
 // decides for it from the head on.
-func (p *pump) join(key string, sel selector) *class {
+func (p *pump) join(key classKey, sel selector) *class {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	c := p.classes[key]
-	if c != nil && c.sel.gone() {
-		p.drop(c)
-		c = nil
-	}
 	if c == nil {
 		c = &class{key: key, sel: sel, base: p.head.Load().Seq}
-		p.keep(c)
+		p.keepOrEnd(c)
 	}
 	c.streams.Add(1)
 	return c
@@ -212,6 +223,9 @@ func (p *pump) drop(c *class) {
 	if p.classes[c.key] == c {
 		delete(p.classes, c.key)
 		p.index.remove(c)
+		if c.changes() {
+			changeAt(p.changes, []string{c.key.asked}, func(l []*class) []*class { return without(l, c) })
+		}
 	}
 }
 
@@ -224,6 +238,15 @@ func (p *pump) leave(c *class) {
 	}
 }
 
+// keepOrEnd makes a class known unless its selector is gone. The lock is held.
+func (p *pump) keepOrEnd(c *class) {
+	if why := c.sel.gone(); why != stays {
+		c.end(why)
+	} else {
+		p.keep(c)
+	}
+}
+
 // keep makes a class known under the routes that it has from the head on. The
 // lock is held.
 func (p *pump) keep(c *class) {
@@ -232,28 +255,30 @@ func (p *pump) keep(c *class) {
 	c.routes, until = c.sel.routes(head)
 	p.classes[c.key] = c
 	p.index.add(c)
+	if c.changes() {
+		p.changes[c.key.asked] = append(p.changes[c.key.asked], c)
+	}
 	if until > head {
 		p.changed = append(p.changed, changed{c, until})
 	}
 }
 
-// hold keeps notices from being matched while the selector of key changes, until
+// hold keeps notices from being matched while what is asked for changes, until
 // release is called.
-func (p *pump) hold(key string) (release func()) {
+func (p *pump) hold(asked string) (release func()) {
 	p.mu.Lock()
 	return func() {
-		c := p.classes[key]
-		if c == nil {
-			p.mu.Unlock()
-			return
-		}
-		p.drop(c)
-		if !c.sel.gone() {
-			p.keep(c)
+		classes := slices.Clone(p.changes[asked])
+		for _, c := range classes {
+			p.drop(c)
+			p.keepOrEnd(c)
 		}
 		p.mu.Unlock()
+		if len(classes) == 0 {
+			return
+		}
 		for _, o := range p.owners {
-			o.news([]*class{c})
+			o.news(classes)
 		}
 	}
 }

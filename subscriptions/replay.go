@@ -38,6 +38,9 @@ func (s *Streamer) replay(c *class, f format, from graph.Cursor) (*bundle, error
 	if b, ok := s.bundles.Get(key); ok && b.full && len(b.frames) > 0 {
 		return b, nil
 	}
+	if c.ended() != stays {
+		return &bundle{to: from}, nil
+	}
 	s.stats.replays.Add(1)
 	// Not beyond the pump, which is held while a channel changes: what it was then
 	// is not judged by what it has just become, nor the other way round.
@@ -63,8 +66,14 @@ func (s *Streamer) replay(c *class, f format, from graph.Cursor) (*bundle, error
 	var frames []*frame
 	for i := range notices {
 		n := &notices[i]
-		if n.Cursor.Seq <= until && m.Match(n) {
+		if n.Cursor.Seq > until {
+			break
+		}
+		switch m.show(n) {
+		case whole:
 			frames = append(frames, s.frames.of(n))
+		case bare:
+			frames = append(frames, s.frames.of(n).bare())
 		}
 	}
 	if len(frames) == 0 {

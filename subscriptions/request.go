@@ -23,25 +23,35 @@ const (
 	// maxLinger bounds how long a reader may have its notices gathered: still
 	// well below the heartbeat.
 	maxLinger = 10 * time.Second
+	// publicLinger is the least for a reader without a token: two writes a second,
+	// the first of them at once after a silence.
+	publicLinger = 500 * time.Millisecond
 )
 
 // methodQuery is a GET with a body.
 // Source: draft-ietf-httpbis-safe-method-w-body.
 const methodQuery = "QUERY"
 
-// A refusal ends a request before its stream begins.
-type refusal struct {
-	status     int
-	slug       string // names the type of problem
-	detail     string
-	retryAfter time.Duration // 0 means not said
+// A Refusal is why a request got no stream.
+type Refusal struct {
+	Status     int    // of HTTP
+	Slug       string // names the type of problem
+	Field      string // the parameter or field to blame; "" is none
+	Detail     string
+	Limit      int64         // that was exceeded; 0 means that none was
+	RetryAfter time.Duration // when to come again; 0 means not said
 }
 
-func (e *refusal) Error() string { return e.detail }
+func (e *Refusal) Error() string { return e.Detail }
+
+// badFilter refuses a filter because of err.
+func badFilter(err error) *Refusal {
+	return &Refusal{Status: http.StatusBadRequest, Slug: "bad-filter", Detail: err.Error()}
+}
 
 // streamRequest is what a reader asked for.
 type streamRequest struct {
-	key      string // the same for all who ask for the same
+	key      classKey
 	selector selector
 	format   format
 	linger   time.Duration // least time between two bundles
@@ -49,12 +59,12 @@ type streamRequest struct {
 	since    string        // a cursor or a time, "" means now
 }
 
-// parseRequest reads all of r; its error is a *refusal.
-func parseRequest(w http.ResponseWriter, r *http.Request, schemes []string, channels *Channels) (streamRequest, error) {
+// parseRequest reads all of r; its error is a *Refusal.
+func parseRequest(w http.ResponseWriter, r *http.Request, v *Viewer, schemes []string, channels *Channels) (streamRequest, error) {
 	query, err := url.ParseQuery(r.URL.RawQuery)
 	if err != nil {
-		return streamRequest{}, &refusal{status: http.StatusBadRequest, slug: "bad-query",
-			detail: "the query string cannot be read: " + err.Error()}
+		return streamRequest{}, &Refusal{Status: http.StatusBadRequest, Slug: "bad-query",
+			Detail: "the query string cannot be read: " + err.Error()}
 	}
 	since, err := take(query, "since")
 	if err != nil {
@@ -73,9 +83,19 @@ func parseRequest(w http.ResponseWriter, r *http.Request, schemes []string, chan
 	if err != nil {
 		return streamRequest{}, err
 	}
+	if v.Anonymous {
+		req.linger = max(req.linger, publicLinger)
+	}
+	sees := v.sight()
 	if channel != "" {
-		err = req.choose(channels, channel, r.Method, query)
+		err = req.choose(channels, channel, r.Method, query, sees)
+		if err != nil && v.Anonymous {
+			err = unauthorized()
+		}
 		return req, err
+	}
+	if v.Anonymous {
+		return streamRequest{}, unauthorized()
 	}
 	filter, err := parseFilter(w, r, query)
 	if err != nil {
@@ -83,29 +103,37 @@ func parseRequest(w http.ResponseWriter, r *http.Request, schemes []string, chan
 	}
 	matcher, err := Compile(filter, schemes...)
 	if err != nil {
-		return streamRequest{}, &refusal{status: http.StatusBadRequest, slug: "bad-filter", detail: err.Error()}
+		return streamRequest{}, badFilter(err)
 	}
-	req.key, req.selector = filterKey(filter), matcher
+	if err := sees.refuse(&filter); err != nil {
+		return streamRequest{}, err
+	}
+	if sees != nil {
+		matcher = matcher.seenBy(sees, false)
+	}
+	req.key, req.selector = classKey{filterKey(filter), keyOf(sees)}, matcher
 	return req, nil
 }
 
 // choose takes a channel by its name, which leaves nothing else to be asked for.
-func (req *streamRequest) choose(channels *Channels, name, method string, query url.Values) (err error) {
+func (req *streamRequest) choose(channels *Channels, name, method string, query url.Values, sees *sight) (err error) {
 	if len(query) > 0 || method != http.MethodGet {
-		return &refusal{status: http.StatusBadRequest, slug: "bad-filter",
-			detail: "a channel is followed as it is, by GET and without a filter; leave one of them out"}
+		return &Refusal{Status: http.StatusBadRequest, Slug: "bad-filter",
+			Detail: "a channel is followed as it is, by GET and without a filter; leave one of them out"}
 	}
 	err = ErrNoChannel
 	if channels != nil {
-		req.key, req.selector, err = channels.selector(name)
+		req.key, req.selector, err = channels.selector(name, sees)
 	}
-	if errors.Is(err, ErrNoChannel) {
-		return &refusal{status: http.StatusNotFound, slug: "unknown-channel", detail: fmt.Sprintf("there is no channel %.80q", name)}
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, ErrNoChannel):
+		return &Refusal{Status: http.StatusNotFound, Slug: "unknown-channel", Detail: fmt.Sprintf("there is no channel %.80q", name)}
+	case errors.Is(err, errNotPublic):
+		return &Refusal{Status: http.StatusForbidden, Slug: slugForbidden, Field: "channel", Detail: err.Error()}
 	}
-	if err != nil {
-		return &refusal{status: http.StatusBadRequest, slug: "bad-filter", detail: err.Error()}
-	}
-	return nil
+	return badFilter(err)
 }
 
 // take removes a parameter that may stand once.
@@ -118,7 +146,7 @@ func take(query url.Values, name string) (string, error) {
 	case 1:
 		return values[0], nil
 	}
-	return "", &refusal{status: http.StatusBadRequest, slug: "bad-query", detail: name + " stands more than once"}
+	return "", &Refusal{Status: http.StatusBadRequest, Slug: "bad-query", Detail: name + " stands more than once"}
 }
 
 // parseLinger reads a duration as Go writes it ("2s", "500ms") or whole seconds.
@@ -131,8 +159,8 @@ func parseLinger(s string) (time.Duration, error) {
 		d, err = time.Duration(seconds)*time.Second, nil
 	}
 	if err != nil || d < 0 || d > maxLinger {
-		return 0, &refusal{status: http.StatusBadRequest, slug: "bad-linger",
-			detail: fmt.Sprintf("linger %.64q is not a duration from 0 to %s, such as 2s", s, maxLinger)}
+		return 0, &Refusal{Status: http.StatusBadRequest, Slug: "bad-linger",
+			Detail: fmt.Sprintf("linger %.64q is not a duration from 0 to %s, such as 2s", s, maxLinger)}
 	}
 	return d, nil
 }
@@ -142,30 +170,30 @@ func parseFilter(w http.ResponseWriter, r *http.Request, query url.Values) (Filt
 	if r.Method == http.MethodGet {
 		f, err := ParseQuery(query)
 		if err != nil {
-			return Filter{}, &refusal{status: http.StatusBadRequest, slug: "bad-filter", detail: err.Error()}
+			return Filter{}, badFilter(err)
 		}
 		return f, nil
 	}
 	for name := range query {
-		return Filter{}, &refusal{status: http.StatusBadRequest, slug: "bad-filter",
-			detail: fmt.Sprintf("the body holds the filter; move %.64q there, only since and linger stand in the query", name)}
+		return Filter{}, &Refusal{Status: http.StatusBadRequest, Slug: "bad-filter",
+			Detail: fmt.Sprintf("the body holds the filter; move %.64q there, only since and linger stand in the query", name)}
 	}
 	if t, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); t != "application/json" {
-		return Filter{}, &refusal{status: http.StatusUnsupportedMediaType, slug: "bad-content-type",
-			detail: "the filter is sent as application/json"}
+		return Filter{}, &Refusal{Status: http.StatusUnsupportedMediaType, Slug: "bad-content-type",
+			Detail: "the filter is sent as application/json"}
 	}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxFilterBody))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		return Filter{}, &refusal{status: http.StatusRequestEntityTooLarge, slug: "body-too-large",
-			detail: fmt.Sprintf("the filter is longer than %d bytes", maxFilterBody)}
+		return Filter{}, &Refusal{Status: http.StatusRequestEntityTooLarge, Slug: "body-too-large", Limit: maxFilterBody,
+			Detail: fmt.Sprintf("the filter is longer than %d bytes", maxFilterBody)}
 	}
 	if err != nil {
-		return Filter{}, &refusal{status: http.StatusBadRequest, slug: "bad-body", detail: "the body ended early"}
+		return Filter{}, &Refusal{Status: http.StatusBadRequest, Slug: "bad-body", Detail: "the body ended early"}
 	}
 	f, err := decodeFilter(body)
 	if err != nil {
-		return Filter{}, &refusal{status: http.StatusBadRequest, slug: "bad-filter",
-			detail: "the body is not a filter: " + err.Error()}
+		return Filter{}, &Refusal{Status: http.StatusBadRequest, Slug: "bad-filter",
+			Detail: "the body is not a filter: " + err.Error()}
 	}
 	return f, nil
 }
@@ -248,8 +276,8 @@ func beginSince(j journal, since string) (start, error) {
 	}
 	t, err := time.Parse(time.RFC3339, since)
 	if err != nil {
-		return start{}, &refusal{status: http.StatusBadRequest, slug: "bad-since",
-			detail: fmt.Sprintf("since %.140q is neither a cursor nor a time such as 2026-11-22T02:12:49Z", since)}
+		return start{}, &Refusal{Status: http.StatusBadRequest, Slug: "bad-since",
+			Detail: fmt.Sprintf("since %.140q is neither a cursor nor a time such as 2026-11-22T02:12:49Z", since)}
 	}
 	c, err := j.Since(t)
 	if reset := (*graph.ResetError)(nil); errors.As(err, &reset) {

@@ -206,7 +206,7 @@ func (s *Streamer) hijack(w http.ResponseWriter, st stream, from start) error {
 	conn, _, err := http.NewResponseController(w).Hijack()
 	if err != nil {
 		s.pump.leave(st.class)
-		s.release(st.addr)
+		s.release(st.counts)
 		return fmt.Errorf("taking the connection of a stream: %w", err)
 	}
 	s.stats.opened.Add(1)

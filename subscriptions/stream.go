@@ -44,15 +44,16 @@ const (
 	stays    reason = iota
 	left            // the reader went, or its connection broke
 	rotated         // it was old enough
-	expired         // the deadline that its caller gave came
+	expired         // its caller's right ended
 	slow            // it took nothing, or too little
 	shutdown        // the hub ends
 	deleted         // its channel was deleted
+	access          // its channel was made public or ceased to be: it is judged anew
 	failed          // the journal could not be read
 	reasons  = iota
 )
 
-var reasonNames = [reasons]string{"", "left", "rotated", "expired", "slow", "shutdown", "deleted", "failed"}
+var reasonNames = [reasons]string{"", "left", "rotated", "expired", "slow", "shutdown", "deleted", "access", "failed"}
 
 func (r reason) String() string { return reasonNames[r] }
 
@@ -93,7 +94,7 @@ type stream struct {
 	class  *class
 	format format
 	out    transport
-	addr   string
+	counts [2]account    // whom it is counted for
 	pace   time.Duration // least time between two bundles when up to date
 
 	cursor   graph.Cursor // everything up to here was read
@@ -108,7 +109,7 @@ type stream struct {
 	why   reason // it has taken leave
 	next  time.Duration
 	beat  time.Duration // when to show life if nothing is written before
-	end   time.Duration // when it is rotated, or its deadline
+	end   time.Duration // when it is rotated, or its caller's right ends
 	atEnd reason
 	moved time.Duration // when the peer last took something
 	// From mark at markAt on the reader's progress is judged.
@@ -306,8 +307,8 @@ func (st *stream) leaving(now time.Duration) reason {
 		return stays // in the middle of a frame, perhaps
 	case st.s.closing.Load():
 		return shutdown
-	case st.class.sel.gone():
-		return deleted
+	case st.class.ended() != stays:
+		return st.class.ended()
 	case now >= st.end:
 		return st.atEnd
 	}

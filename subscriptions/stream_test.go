@@ -673,12 +673,13 @@ func TestABadRequestIsRefusedBeforeTheStreamBegins(t *testing.T) {
 			status int
 			slug   string
 		}
-		s := serve(t, newMemJournal(), StreamOptions{Problem: func(w http.ResponseWriter, _ *http.Request, status int, slug, detail string) {
-			if detail == "" {
-				t.Errorf("%s has no detail", slug)
+		s := serve(t, newMemJournal(), StreamOptions{Problem: func(w http.ResponseWriter, _ *http.Request, err error) {
+			no := err.(*Refusal)
+			if no.Detail == "" {
+				t.Errorf("%s has no detail", no.Slug)
 			}
-			w.WriteHeader(status)
-			io.WriteString(w, slug)
+			w.WriteHeader(no.Status)
+			io.WriteString(w, no.Slug)
 		}})
 		for _, c := range []struct {
 			method, query, body, contentType string

@@ -26,6 +26,12 @@ const (
 	// defaultMaxPerAddr bounds the streams of one client address: each holds a
 	// descriptor, and of the portable kind about 30 KB.
 	defaultMaxPerAddr = 256
+	// defaultMaxPerName bounds the streams of one viewer, who may come from many
+	// addresses.
+	defaultMaxPerName = 256
+	// defaultMaxPublicPerAddr bounds those of readers without a token, who cannot
+	// be told apart: a few pages of a browser or programs of a house.
+	defaultMaxPublicPerAddr = 16
 	// retryRefused is how long a reader is asked to wait who has too many streams.
 	retryRefused = 30 * time.Second
 )
@@ -53,18 +59,23 @@ type StreamOptions struct {
 	MaxAge time.Duration
 	// MaxPerAddr bounds the open streams of one client address; 0 means 256.
 	MaxPerAddr int
+	// MaxPerName bounds the open streams of one [Viewer.Name]; 0 means 256.
+	MaxPerName int
+	// MaxPublicPerAddr bounds the open streams of one client address that come
+	// without a token; 0 means 16. They count for MaxPerAddr too.
+	MaxPublicPerAddr int
 	// MaxStreams bounds the open streams of all, so that descriptors are left for
 	// those who publish; 0 means no bound.
 	MaxStreams int
 	// ClientAddr names the client a request is counted for; nil means the host
 	// of its RemoteAddr.
 	ClientAddr func(*http.Request) string
-	// Deadline says when a stream is to end at the latest, as when its token
-	// expires; nil or a zero time means never.
-	Deadline func(*http.Request) time.Time
-	// Problem answers a request that is refused before its stream begins; slug
-	// names the type of problem. Nil means a plain application/problem+json.
-	Problem  func(w http.ResponseWriter, r *http.Request, status int, slug, detail string)
+	// Viewer tells who asks and what they may be shown; nil means that everybody is
+	// shown everything. Its error refuses the request and is given to Problem.
+	Viewer func(*http.Request) (Viewer, error)
+	// Problem answers a request that is refused before its stream begins; err is a
+	// *Refusal, or what Viewer returned. Nil means a plain application/problem+json.
+	Problem  func(w http.ResponseWriter, r *http.Request, err error)
 	Channels *Channels    // that may be asked for by name; nil means none
 	Schemes  []string     // URI schemes allowed in filters, besides those of graph.CheckURI
 	Log      *slog.Logger // nil means none
@@ -81,6 +92,14 @@ type StreamOptions struct {
 // Last-Event-ID wins over since; without either a stream begins now. The first
 // frame tells the position, so that even a reader who has had no notice yet
 // resumes without loss.
+//
+// A reader is shown the notices of resources that its [Viewer] may see, and all
+// that come by a public channel; what was edited is named to those who may see it
+// or follow a public channel that it lies in. Each read is judged by what the
+// viewer may see and the channel is then, resumed ones included: nothing that was
+// written while a channel was not public is shown because it has become so. When
+// it becomes so or ceases to be, the streams of those who do not see everything
+// end and are judged anew.
 type Streamer struct {
 	journal  journal
 	o        StreamOptions
@@ -93,9 +112,9 @@ type Streamer struct {
 	closing  atomic.Bool
 
 	mu      sync.Mutex
-	open    map[string]int // streams by client address
-	streams int            // sum of open
-	drained chan struct{}  // closed when closing is set and the last stream has ended
+	open    map[account]int // streams
+	streams int             // all of them
+	drained chan struct{}   // closed when closing is set and the last stream has ended
 
 	stats struct {
 		opened, refused, notices, bytes, resets, replays atomic.Uint64
@@ -111,6 +130,12 @@ func NewStreamer(log journal, o StreamOptions) *Streamer {
 	if o.MaxPerAddr <= 0 {
 		o.MaxPerAddr = defaultMaxPerAddr
 	}
+	if o.MaxPerName <= 0 {
+		o.MaxPerName = defaultMaxPerName
+	}
+	if o.MaxPublicPerAddr <= 0 {
+		o.MaxPublicPerAddr = defaultMaxPublicPerAddr
+	}
 	if o.ClientAddr == nil {
 		o.ClientAddr = remoteHost
 	}
@@ -121,7 +146,7 @@ func NewStreamer(log journal, o StreamOptions) *Streamer {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	s := &Streamer{journal: log, o: o, pump: newPump(log), born: time.Now(),
-		open: make(map[string]int), drained: make(chan struct{})}
+		open: make(map[account]int), drained: make(chan struct{})}
 	s.bundles, _ = lru.New[bundleKey, *bundle](sharedBundles)
 	s.portable = newPortable(s)
 	s.pump.owners = []owner{s.portable}
@@ -191,29 +216,60 @@ func (s *Streamer) serve(w http.ResponseWriter, r *http.Request) error {
 	case http.MethodGet, http.MethodPost, methodQuery:
 	default:
 		w.Header().Set("Allow", "GET, POST, QUERY")
-		return &refusal{status: http.StatusMethodNotAllowed, slug: "method-not-allowed",
-			detail: "a stream is asked for by GET, POST or QUERY"}
+		return &Refusal{Status: http.StatusMethodNotAllowed, Slug: "method-not-allowed",
+			Detail: "a stream is asked for by GET, POST or QUERY"}
 	}
-	addr := s.o.ClientAddr(r)
-	if err := s.admit(addr); err != nil {
+	counts := [2]account{{ofAddr, s.o.ClientAddr(r)}}
+	if err := s.admit(counts[0]); err != nil {
 		return err
 	}
-	st, from, err := s.prepare(w, r)
+	v, err := s.viewer(r)
+	if err == nil {
+		counts[1] = v.account(counts[0].name)
+		if err = s.count(counts[1]); err != nil {
+			counts[1] = account{}
+		}
+	}
 	if err != nil {
-		s.release(addr)
+		s.release(counts)
 		return err
 	}
-	st.addr = addr
+	st, from, err := s.prepare(w, r, &v)
+	if err != nil {
+		s.release(counts)
+		return err
+	}
+	st.counts = counts
 	setHeader(w.Header(), st.format)
+	if v.Anonymous { // what everybody is shown, pages of other origins may read
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+	}
 	if s.sockets != nil && isPlainTCP(r) {
 		return s.hijack(w, st, from)
 	}
 	return s.respond(r.Context(), w, st, from)
 }
 
-// prepare reads what is asked for and finds where it begins.
-func (s *Streamer) prepare(w http.ResponseWriter, r *http.Request) (st stream, from start, err error) {
-	req, err := parseRequest(w, r, s.o.Schemes, s.o.Channels)
+// A viewerError is what [StreamOptions.Viewer] refused a request with.
+type viewerError struct{ error }
+
+// viewer returns who asks.
+func (s *Streamer) viewer(r *http.Request) (v Viewer, err error) {
+	if s.o.Viewer == nil {
+		return Viewer{All: true}, nil
+	}
+	if v, err = s.o.Viewer(r); err != nil {
+		return v, &viewerError{err}
+	}
+	if v.left(time.Now()) <= 0 {
+		return v, &Refusal{Status: http.StatusUnauthorized, Slug: slugUnauthorized, Detail: "the token has expired"}
+	}
+	return v, nil
+}
+
+// prepare reads what v asks for and finds where it begins.
+func (s *Streamer) prepare(w http.ResponseWriter, r *http.Request, v *Viewer) (st stream, from start, err error) {
+	req, err := parseRequest(w, r, v, s.o.Schemes, s.o.Channels)
 	if err != nil {
 		return st, from, err
 	}
@@ -222,10 +278,8 @@ func (s *Streamer) prepare(w http.ResponseWriter, r *http.Request) (st stream, f
 	}
 	now := s.now()
 	st = stream{s: s, format: req.format, pace: req.linger, atEnd: rotated, end: now + jitter(s.o.MaxAge*9/10, 0.1/0.9)}
-	if s.o.Deadline != nil {
-		if t := s.o.Deadline(r); !t.IsZero() && t.Sub(s.born) < st.end {
-			st.end, st.atEnd = t.Sub(s.born), expired
-		}
+	if left := v.left(time.Now()); left < st.end-now {
+		st.end, st.atEnd = now+left, expired
 	}
 	st.class = s.pump.join(req.key, req.selector)
 	return st, from, nil
@@ -239,7 +293,7 @@ func (s *Streamer) respond(ctx context.Context, w http.ResponseWriter, st stream
 	// The server's own deadlines are for ordinary requests.
 	if err := errors.Join(control.SetReadDeadline(time.Time{}), control.SetWriteDeadline(time.Now().Add(writeDeadline))); err != nil {
 		s.pump.leave(st.class)
-		s.release(st.addr)
+		s.release(st.counts)
 		return fmt.Errorf("setting the deadlines of a stream: %w", err)
 	}
 	s.stats.opened.Add(1)
@@ -262,30 +316,79 @@ func setHeader(h http.Header, f format) {
 	h.Set("X-Accel-Buffering", "no") // nginx would hold frames back
 }
 
-// admit counts a stream for addr; its error is a *refusal.
-func (s *Streamer) admit(addr string) error {
+// An account is whom streams are counted for. The zero account counts none.
+type account struct {
+	kind accountKind
+	name string
+}
+
+type accountKind uint8
+
+const (
+	ofAddr      accountKind = 1 + iota // all from one client address
+	ofAnonymous                        // those of them without a token
+	ofName                             // all of one viewer
+)
+
+// admit counts a stream for an address; its error is a *Refusal.
+func (s *Streamer) admit(addr account) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.closing.Load():
-		return &refusal{http.StatusServiceUnavailable, "shutting-down", "the hub is shutting down; come again", retryShutdown}
+		return &Refusal{Status: http.StatusServiceUnavailable, Slug: "shutting-down",
+			Detail: "the hub is shutting down; come again", RetryAfter: retryShutdown}
 	case s.o.MaxStreams > 0 && s.streams >= s.o.MaxStreams:
-		return &refusal{http.StatusServiceUnavailable, "no-room", fmt.Sprintf(
-			"the hub has %d streams open and leaves what it has left to others; come again", s.streams), retryRefused}
-	case s.open[addr] >= s.o.MaxPerAddr:
-		return &refusal{http.StatusTooManyRequests, "too-many-streams", fmt.Sprintf(
-			"this address has %d streams open; close one, or ask for more with one filter", s.o.MaxPerAddr), retryRefused}
+		return &Refusal{Status: http.StatusServiceUnavailable, Slug: "no-room", Limit: int64(s.o.MaxStreams),
+			Detail:     fmt.Sprintf("the hub has %d streams open and leaves what it has left to others; come again", s.streams),
+			RetryAfter: retryRefused}
 	}
-	s.open[addr]++
+	if err := s.countLocked(addr); err != nil {
+		return err
+	}
 	s.streams++
 	return nil
 }
 
-func (s *Streamer) release(addr string) {
+// count counts an admitted stream for a further account.
+func (s *Streamer) count(a account) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.open[addr]--; s.open[addr] == 0 {
-		delete(s.open, addr)
+	return s.countLocked(a)
+}
+
+func (s *Streamer) countLocked(a account) error {
+	var limit int
+	var who, out string
+	switch a.kind {
+	case ofAddr:
+		limit, who, out = s.o.MaxPerAddr, "this address has", "close one, or ask for more with one filter"
+	case ofAnonymous:
+		limit, who, out = s.o.MaxPublicPerAddr, "this address has without a token", "close one, or send a token"
+	case ofName:
+		limit, who, out = s.o.MaxPerName, "the holder of this token has", "close one, or ask for more with one filter"
+	default:
+		return nil
+	}
+	if s.open[a] >= limit {
+		return &Refusal{Status: http.StatusTooManyRequests, Slug: "too-many-streams", Limit: int64(limit),
+			Detail: fmt.Sprintf("%s %d streams open; %s", who, limit, out), RetryAfter: retryRefused}
+	}
+	s.open[a]++
+	return nil
+}
+
+// release takes a stream off the accounts it is counted for.
+func (s *Streamer) release(counts [2]account) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, a := range counts {
+		if a.kind == 0 {
+			continue
+		}
+		if s.open[a]--; s.open[a] == 0 {
+			delete(s.open, a)
+		}
 	}
 	if s.streams--; s.closing.Load() && s.streams == 0 {
 		close(s.drained)
@@ -321,31 +424,48 @@ func (s *Streamer) ended(st *stream, why reason) {
 		s.o.Log.Info("slow reader cut", "cursor", st.cursor.String())
 	}
 	s.pump.leave(st.class)
-	s.release(st.addr)
+	s.release(st.counts)
 }
 
 // refuse answers a request that got no stream.
 func (s *Streamer) refuse(w http.ResponseWriter, r *http.Request, err error) {
 	s.stats.refused.Add(1)
-	var no *refusal
+	if of := (*viewerError)(nil); errors.As(err, &of) {
+		s.o.Problem(w, r, of.error)
+		return
+	}
+	var no *Refusal
 	if !errors.As(err, &no) {
 		s.o.Log.Error("stream could not begin", "err", err)
-		no = &refusal{status: http.StatusInternalServerError, slug: "internal", detail: "the stream could not begin"}
+		no = &Refusal{Status: http.StatusInternalServerError, Slug: "internal", Detail: "the stream could not begin"}
 	}
-	if no.retryAfter > 0 {
-		w.Header().Set("Retry-After", strconv.Itoa(int(no.retryAfter/time.Second)))
+	if no.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(int(no.RetryAfter/time.Second)))
 		w.Header().Set("Connection", "close") // an idle one would keep its descriptor from others
 	}
-	s.o.Problem(w, r, no.status, no.slug, no.detail)
+	if no.Status == http.StatusUnauthorized {
+		w.Header().Set("WWW-Authenticate", "Bearer") // RFC 9110, section 15.5.2
+	}
+	s.o.Problem(w, r, no)
 }
 
 // plainProblem answers without a page that explains the problem's type.
 // Source: RFC 9457.
-func plainProblem(w http.ResponseWriter, _ *http.Request, status int, slug, detail string) {
+func plainProblem(w http.ResponseWriter, _ *http.Request, err error) {
+	var no *Refusal
+	if !errors.As(err, &no) {
+		no = &Refusal{Status: http.StatusUnauthorized, Slug: slugUnauthorized, Detail: err.Error()}
+	}
 	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
-	json.NewEncoder(w).Encode(map[string]any{
-		"type": "urn:freshwire:problem:" + slug, "title": http.StatusText(status), "status": status, "detail": detail})
+	w.WriteHeader(no.Status)
+	json.NewEncoder(w).Encode(struct {
+		Type   string `json:"type"`
+		Title  string `json:"title"`
+		Status int    `json:"status"`
+		Detail string `json:"detail"`
+		Field  string `json:"field,omitempty"`
+		Limit  int64  `json:"limit,omitempty"`
+	}{"urn:freshwire:problem:" + no.Slug, http.StatusText(no.Status), no.Status, no.Detail, no.Field, no.Limit})
 }
 
 func remoteHost(r *http.Request) string {

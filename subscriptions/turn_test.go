@@ -32,7 +32,7 @@ func driven(s *Streamer, f Filter, from graph.Cursor, out transport) (*stream, e
 	if err != nil {
 		return nil, err
 	}
-	st := &stream{s: s, class: s.pump.join(filterKey(f), m), format: eventStream{}, out: out, end: 1000 * time.Hour}
+	st := &stream{s: s, class: s.pump.join(classKey{asked: filterKey(f)}, m), format: eventStream{}, out: out, end: 1000 * time.Hour}
 	st.begin(start{at: from, told: true}, 0)
 	return st, nil
 }
