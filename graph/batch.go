@@ -179,7 +179,9 @@ func (s *Store) lookupEdges(p *prepared) error {
 // Apply applies a batch: all of it or nothing. It is durable, with all its
 // notices, when Apply returns nil. Updates of one caller are applied in order.
 // Publisher is the scope of update ids. An [InvalidError] names the item that
-// was refused; then nothing changed.
+// was refused; then nothing changed. On a disk that is nearly full all is refused
+// with a [NoSpaceError], deletes and purges too: others have to hear of them, which
+// takes more than their edges give.
 func (s *Store) Apply(ctx context.Context, publisher string, us []Update) (Result, error) {
 	batch, err := s.prepareAll(s.o.Clock(), publisher, us)
 	if err != nil {

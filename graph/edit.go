@@ -9,7 +9,8 @@ import (
 // EditDependencies changes what uri is made from without saying that it was
 // made again: it never becomes stale by it. A dirty resource is looked at again,
 // since it may no longer depend on what it waits for. The cursor is the newest
-// position when the change was durable.
+// position when the change was durable. To take edges away is possible also on a
+// disk that is nearly full; to add some is a [NoSpaceError] there.
 // Source: the operations put, drop, replace, add and remove of the change
 // propagation RFC (T102476).
 func (s *Store) EditDependencies(ctx context.Context, uri string, e EdgeEdit) (c Cursor, err error) {
@@ -23,8 +24,12 @@ func (s *Store) EditDependencies(ctx context.Context, uri string, e EdgeEdit) (c
 	if err := u.checkURIs(s.o.Schemes); err != nil {
 		return c, &InvalidError{Field: err.field, Reason: err.reason}
 	}
+	do := s.do
+	if len(e.Add) == 0 {
+		do = s.relieve
+	}
 	var refused error
-	err = s.do(ctx, func(t *txn) {
+	err = do(ctx, func(t *txn) {
 		refused = t.editEdges(uri, e)
 		t.drain()
 		c = Cursor{t.s.epoch, t.s.seq}
@@ -82,13 +87,14 @@ func (t *txn) setEdgesOf(id ID, ids []ID) {
 	t.settle(id, Prompt, cause{id: id, at: t.now})
 }
 
-// ForgetDependents drops all edges into uri; of many dependents a job does.
+// ForgetDependents drops all edges into uri; of many dependents a job does. It is
+// possible also on a disk that is nearly full.
 // Source: the operation rpurge of the change propagation RFC (T102476).
 func (s *Store) ForgetDependents(ctx context.Context, uri string) (c Cursor, err error) {
 	if _, err := s.known(uri); err != nil {
 		return c, err
 	}
-	err = s.do(ctx, func(t *txn) {
+	err = s.relieve(ctx, func(t *txn) {
 		if id, ok := t.find(uri); ok {
 			t.startJob(id, jobForget, cause{id: id, at: t.now})
 			t.drain()

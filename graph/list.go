@@ -29,8 +29,9 @@ type ListEdit struct {
 	// members are forgotten in the background; what was marked is found for as long
 	// as the journal holds it.
 	Drop []ListID
-	// Record, if not nil, is called inside the commit with the position at which the
-	// edit takes effect, and returns the value to keep under Key; nil deletes it.
+	// Key names a record that is written with it. Record is called inside the commit
+	// with the position at which the edit takes effect, and returns the value; without
+	// Record what is kept under Key is deleted.
 	Key    string
 	Record func(at Cursor) []byte
 }
@@ -178,11 +179,21 @@ func (e *ListEdit) validate(schemes []string) error {
 	return nil
 }
 
+// takesAway reports whether the edit only makes room.
+func (e *ListEdit) takesAway() bool { return len(e.Add) == 0 && e.Record == nil }
+
 // EditList applies one edit: all of it or nothing, and durable when EditList
 // returns nil. Edits are applied one at a time. Nothing of a list but its index
 // is left behind when it is dropped; a list that was dropped is not edited again.
 // An [InvalidError] names the URI that was refused, by its index in Add or Remove.
+// What only takes away is done also on a disk that is nearly full; all else is a
+// [NoSpaceError] there.
 func (s *Store) EditList(ctx context.Context, e ListEdit) (ListResult, error) {
+	if !e.takesAway() {
+		if err := s.Room(); err != nil {
+			return ListResult{}, err
+		}
+	}
 	return s.editList(ctx, e, func(f func(t *txn)) (*request, error) { return s.submit(ctx, f) })
 }
 
@@ -390,13 +401,12 @@ func (t *txn) editList(c *listChange) ListResult {
 	t.mergeMembers(c.List, c.add, true)
 	t.mergeMembers(c.List, c.remove, false)
 	res := ListResult{At: Cursor{t.s.epoch, t.s.seq}, Added: len(c.add), Removed: len(c.remove)}
-	if c.Record == nil {
-		return res
-	}
-	if v := c.Record(res.At); v != nil {
-		check(t.b.Set(recordKey(c.Key), v, nil))
-	} else {
+	switch {
+	case c.Key == "":
+	case c.Record == nil:
 		check(t.b.Delete(recordKey(c.Key), nil))
+	default:
+		check(t.b.Set(recordKey(c.Key), c.Record(res.At), nil))
 	}
 	return res
 }

@@ -85,11 +85,12 @@ func (m *listModel) edit() {
 		m.live[i] = m.last
 	}
 	switch m.rng.IntN(3) {
-	case 0:
-		e.Record = func(Cursor) []byte { return nil }
+	case 0: // without a record: what is kept goes
 		delete(m.records, e.Key)
 	case 1:
 		e.Record = func(at Cursor) []byte { return []byte(at.String()) }
+	case 2:
+		e.Key = ""
 	}
 	on := map[string][]ListID{}
 	for uri, lists := range m.on() {
@@ -112,7 +113,7 @@ func (m *listModel) edit() {
 	if got.Added != want.Added || got.Removed != want.Removed || got.At != m.token() {
 		m.t.Errorf("edit %+v: got %+v, want %+v at %s", e, got, want, m.token())
 	}
-	if e.Record != nil && e.Record(got.At) != nil {
+	if e.Record != nil {
 		m.records[e.Key] = got.At.String()
 	}
 	m.history = append(m.history, listing{got.At.Seq, on})

@@ -47,8 +47,16 @@ type flight struct {
 }
 
 // do runs f in the apply loop and waits until it is durable. If ctx ends first
-// it may still be applied.
+// it may still be applied. It is refused while the disk is nearly full.
 func (s *Store) do(ctx context.Context, f func(t *txn)) error {
+	if err := s.Room(); err != nil {
+		return err
+	}
+	return s.relieve(ctx, f)
+}
+
+// relieve is do for what takes away more than it writes.
+func (s *Store) relieve(ctx context.Context, f func(t *txn)) error {
 	r, err := s.submit(ctx, f)
 	if err != nil {
 		return err
@@ -95,6 +103,10 @@ func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(w.land)
 	g.Go(func() error {
+		s.watchSpace(ctx, w.landed)
+		return nil
+	})
+	g.Go(func() error {
 		defer close(w.commits)
 		return w.loop(ctx)
 	})
@@ -105,7 +117,7 @@ func (s *Store) Run(ctx context.Context) error {
 type writer struct {
 	s       *Store
 	commits chan flight
-	landed  chan struct{} // a commit became durable
+	landed  chan struct{} // a commit became durable, or there is room again
 }
 
 // loop applies requests, and between them what is due without being asked.
@@ -139,6 +151,7 @@ func (w *writer) loop(ctx context.Context) error {
 		if busy && len(w.commits) >= jobFlights {
 			continue
 		}
+		s.tellRoom(s.space.short.Load())
 		f, more, err := s.advance(s.o.Clock().UnixMicro())
 		if err != nil {
 			return err
@@ -271,15 +284,26 @@ func (s *Store) stepSync(now int64, reqs []*request) error {
 	return s.landOne(f)
 }
 
+// tellRoom tells the apply loop, between two steps, whether the disk is nearly full.
+func (s *Store) tellRoom(short bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.short = short
+}
+
 // advance does one piece of what is due without being asked: ages, timers, one
-// step of one job. More reports whether there is another at once.
+// step of one job. More reports whether there is another at once. While the disk
+// is nearly full only what makes room goes on: ages, which trim the journal, and
+// forgetting edges and members of lists. All else is durable and waits.
 func (s *Store) advance(now int64) (f flight, more bool, err error) {
 	if !s.due(now) {
 		return flight{}, false, nil
 	}
 	f, err = s.step(now, nil, func(t *txn) {
-		t.fire()
-		t.tellStarving()
+		if !s.short {
+			t.fire()
+			t.tellStarving()
+		}
 		t.advanceJob()
 		t.forgetDropped()
 	})
@@ -290,33 +314,42 @@ func (s *Store) advance(now int64) (f flight, more bool, err error) {
 func (s *Store) due(now int64) bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	if minuteOf(now) > s.swept || len(s.starving) > 0 || s.nextDue != 0 && s.nextDue <= now || len(s.lists.dropping) > 0 {
+	if minuteOf(now) > s.swept || len(s.lists.dropping) > 0 {
+		return true
+	}
+	if !s.short && (len(s.starving) > 0 || s.nextDue != 0 && s.nextDue <= now) {
 		return true
 	}
 	for _, j := range s.jobs.list {
-		if j.allowed(now, 1) > 0 {
+		if s.mayStep(j) && j.allowed(now, 1) > 0 {
 			return true
 		}
 	}
 	return false
 }
 
+// mayStep reports whether j is not held up by a disk that is nearly full.
+func (s *Store) mayStep(j *job) bool { return !s.short || j.kind == jobForget }
+
 // nextTimer is when advance will next have something to do although nothing is
 // submitted: a timer, or somebody who waits too long.
 func (s *Store) nextTimer() (time.Time, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	due := s.nextDue
+	var due int64
+	if !s.short {
+		due = s.nextDue
+	}
 	if len(s.lists.dropping) > 0 {
 		due = s.now
 	}
-	if s.col.counts[Dirty] > 0 {
+	if s.col.counts[Dirty] > 0 && !s.short {
 		if minute := (s.swept + 1) * time.Minute.Microseconds(); due == 0 || minute < due {
 			due = minute
 		}
 	}
 	for _, j := range s.jobs.list {
-		if !j.paused {
+		if !j.paused && s.mayStep(j) {
 			if soon := max(s.now, j.since+time.Second.Microseconds()); due == 0 || soon < due {
 				due = soon
 			}
@@ -375,7 +408,7 @@ func (t *txn) advanceJob() {
 		j := js.list[js.turn%len(js.list)]
 		js.turn = (js.turn + 1) % len(js.list)
 		limit := j.allowed(t.now, t.s.chunk)
-		if limit == 0 {
+		if limit == 0 || !t.s.mayStep(j) {
 			continue
 		}
 		if t.step(j, limit) {

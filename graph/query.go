@@ -303,13 +303,14 @@ func (s *Store) Jobs() []Job {
 func jobName(id uint64) string { return fmt.Sprintf("j%d", id) }
 
 // ControlJob pauses or resumes a job and limits it to rate dependents a second
-// (0 = no limit). An ended or unknown one is [ErrUnknown].
+// (0 = no limit). An ended or unknown one is [ErrUnknown]. It writes one small row
+// over another, so it is possible also on a disk that is nearly full.
 func (s *Store) ControlJob(ctx context.Context, id string, paused bool, rate int) error {
 	if rate < 0 {
 		return &InvalidError{Field: "rate", Reason: "below 0"}
 	}
 	found := false
-	err := s.do(ctx, func(t *txn) {
+	err := s.relieve(ctx, func(t *txn) {
 		for _, j := range t.s.jobs.list {
 			if jobName(j.id) == id {
 				j.paused, j.rate, found = paused, rate, true

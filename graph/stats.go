@@ -16,6 +16,8 @@ type Stats struct {
 	Outdated   uint64
 	Notices    map[string]uint64 // written since start, by "kind reason"
 	DiskBytes  uint64
+	DiskFree   uint64 // 0 where the file system cannot tell
+	ReadOnly   bool   // the disk is nearly full, and writes are refused
 }
 
 type noticeKind struct {
@@ -42,7 +44,8 @@ func (c *counters) count(chunks []chunk) {
 
 // Stats returns the store's own figures, for metrics and the console.
 func (s *Store) Stats() Stats {
-	out := Stats{Oldest: s.Oldest(), Newest: s.Token(), Notices: map[string]uint64{}, DiskBytes: s.db.Metrics().DiskSpaceUsage()}
+	out := Stats{Oldest: s.Oldest(), Newest: s.Token(), Notices: map[string]uint64{}, DiskBytes: s.db.Metrics().DiskSpaceUsage(),
+		DiskFree: s.space.free.Load(), ReadOnly: s.space.short.Load()}
 	s.counters.mu.Lock()
 	for k, n := range s.counters.notices {
 		out.Notices[k.kind.String()+" "+k.reason.String()] = n

@@ -61,6 +61,9 @@ type Options struct {
 	KeepAge   time.Duration // journal kept at least so long; 0 means DefaultKeepAge
 	KeepBytes int64         // bound of the journal on disk, oldest first; 0 means none
 	TailBytes int64         // newest journal kept in memory; 0 means 64 MiB
+	// MinFree is the free disk in bytes below which writes are refused; 0 means
+	// DefaultMinFree, a negative one none.
+	MinFree int64
 
 	chunk  int // dependents a step of a job evaluates; 0 means defaultChunk
 	inline int // dependents whose job ends in the commit that caused it; 0 means defaultInline, -1 none
@@ -76,6 +79,7 @@ type Store struct {
 	journal journal
 	ids     *lru.Cache[string, ID]
 	queue   chan *request
+	space   *space
 	stopped chan struct{} // closed when Run returns
 	stop    sync.Once
 
@@ -95,6 +99,7 @@ type Store struct {
 	nextDue  int64 // of the earliest timer; 0 = none
 	swept    int64 // minute up to which the waiting were looked at
 	starving []ID  // to be told that they waited too long
+	short    bool  // the disk is nearly full, as far as the apply loop was told
 	work     map[string]bool
 	collect  map[string]bool
 	inline   int
@@ -114,6 +119,7 @@ type Store struct {
 // [Store.Run]. A store of a newer format is refused.
 func Open(dir string, o Options) (*Store, error) {
 	s := newStore(o)
+	s.space = newSpace(dir, &o)
 	db, err := pebble.Open(dir, pebbleOptions(&s.o))
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
@@ -121,6 +127,9 @@ func Open(dir string, o Options) (*Store, error) {
 	s.db = db
 	if err := s.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open store %s: %w", dir, err), db.Close())
+	}
+	if _, err := s.lookAtSpace(); err != nil {
+		s.log.Warn("how much of the disk is free cannot be told: writes are never refused for want of room", "err", err)
 	}
 	return s, nil
 }

@@ -534,7 +534,7 @@ func (c *Channels) Delete(ctx context.Context, name string) (graph.Cursor, error
 	if err != nil {
 		return graph.Cursor{}, err
 	}
-	edit := graph.ListEdit{Key: recordChannel + name, Record: func(graph.Cursor) []byte { return nil }}
+	edit := graph.ListEdit{Key: recordChannel + name} // without a record: it is deleted
 	if v := ch.newest(); v.List != 0 {
 		edit.Drop = []graph.ListID{v.List}
 	}
