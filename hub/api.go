@@ -289,10 +289,14 @@ func (h *Hub) postJob(w http.ResponseWriter, r *http.Request) error {
 }
 
 // getHealth tells whether requests are served: not before the hub runs and not
-// while it drains.
+// while it drains. With a disk that is nearly full it is 200 all the same: who takes
+// the hub out of service for it would cut off the readers, who lack nothing.
 func (h *Hub) getHealth(w http.ResponseWriter, _ *http.Request) error {
 	if !h.ready.Load() {
 		return graph.ErrClosed
+	}
+	if h.store.Room() != nil {
+		return writeJSON(w, healthShape{"read-only"})
 	}
 	return writeJSON(w, healthShape{"ready"})
 }

@@ -59,7 +59,13 @@ func startHubLogging(t testing.TB, log *slog.Logger, change func(*Config)) *test
 	if change != nil {
 		change(&cfg)
 	}
-	h, err := New(cfg, log)
+	return runHub(t, func() (*Hub, error) { return New(cfg, log) })
+}
+
+// runHub runs a hub until the test ends.
+func runHub(t testing.TB, open func() (*Hub, error)) *testHub {
+	t.Helper()
+	h, err := open()
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -75,6 +75,7 @@ type Config struct {
 	KeepAge      time.Duration  `yaml:"keep-age"`
 	KeepBytes    Size           `yaml:"keep-bytes"`
 	Cache        Size           `yaml:"cache"`
+	MinFree      Size           `yaml:"min-free"`
 	// StreamsPerAddress bounds the open streams of one client address.
 	StreamsPerAddress int       `yaml:"streams-per-address"`
 	ClockStart        time.Time `yaml:"clock-start"`
@@ -89,6 +90,7 @@ func DefaultConfig() Config {
 		Mode:      ModeNormal,
 		KeepAge:   graph.DefaultKeepAge,
 		Cache:     256 << 20,
+		MinFree:   graph.DefaultMinFree,
 		ClockRate: 1,
 
 		StreamsPerAddress: 256,
@@ -126,6 +128,7 @@ var settings = []Setting{
 	{"keep-age", "how long the journal is kept at least", func(c *Config) any { return &c.KeepAge }},
 	{"keep-bytes", "size beyond which the oldest part of the journal goes; 0 means no bound", func(c *Config) any { return &c.KeepBytes }},
 	{"cache", "memory for the store's block cache", func(c *Config) any { return &c.Cache }},
+	{"min-free", "free disk below which writes are refused and reads go on; 0 means none", func(c *Config) any { return &c.MinFree }},
 	{"streams-per-address", "streams that one client address may have open", func(c *Config) any { return &c.StreamsPerAddress }},
 	{"clock-start", "time at which an accelerated clock starts; loopback only", func(c *Config) any { return &c.ClockStart }},
 	{"clock-rate", "seconds that an accelerated clock goes in a second", func(c *Config) any { return &c.ClockRate }},
@@ -272,6 +275,8 @@ func (c *Config) Check() error {
 		return errors.New("keep-bytes: below 0")
 	case c.Cache < minCache:
 		return fmt.Errorf("cache: less than %d MiB", minCache>>20)
+	case c.MinFree < 0:
+		return errors.New("min-free: below 0")
 	case c.StreamsPerAddress < 1:
 		return errors.New("streams-per-address: below 1")
 	case !(c.ClockRate > 0 && c.ClockRate <= maxClockRate):

@@ -109,7 +109,9 @@ func (h *Hub) account(r *http.Request, a *answer, id, route string, took time.Du
 	h.metrics.request(r.Method, route, a.status, took)
 	level := slog.LevelDebug
 	switch {
-	case a.status >= 500 && a.status != http.StatusServiceUnavailable:
+	case a.status == http.StatusServiceUnavailable || a.status == http.StatusInsufficientStorage:
+		level = slog.LevelInfo // it is said once, where it begins
+	case a.status >= 500:
 		level = slog.LevelError
 	case a.status >= 400:
 		level = slog.LevelInfo

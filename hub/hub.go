@@ -30,6 +30,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/auth"
 	"github.com/freshwire/freshwire/subscriptions"
@@ -71,7 +72,10 @@ type Hub struct {
 
 // New opens the store and the listeners. Nothing runs until [Hub.Run]; a hub that
 // is never run is closed by [Hub.Close]. A nil log means none.
-func New(cfg Config, log *slog.Logger) (*Hub, error) {
+func New(cfg Config, log *slog.Logger) (*Hub, error) { return newOn(nil, cfg, log) }
+
+// newOn is New on another file system than the disk, if disk is not nil.
+func newOn(disk vfs.FS, cfg Config, log *slog.Logger) (*Hub, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
@@ -86,7 +90,9 @@ func New(cfg Config, log *slog.Logger) (*Hub, error) {
 	if err != nil {
 		return nil, err
 	}
-	if h.store, err = graph.Open(filepath.Join(cfg.Data, "store"), h.storeOptions(log)); err != nil {
+	o := h.storeOptions(log)
+	o.FS = disk
+	if h.store, err = graph.Open(filepath.Join(cfg.Data, "store"), o); err != nil {
 		return nil, err
 	}
 	if h.channels, err = subscriptions.OpenChannels(h.store, cfg.Schemes...); err != nil {
@@ -103,10 +109,15 @@ func New(cfg Config, log *slog.Logger) (*Hub, error) {
 }
 
 func (h *Hub) storeOptions(log *slog.Logger) graph.Options {
+	minFree := int64(h.cfg.MinFree)
+	if minFree == 0 {
+		minFree = -1 // none
+	}
 	return graph.Options{
 		Clock: h.clock.Now, ClockRate: h.cfg.ClockRate, Log: log.With("component", "graph"), Cache: int64(h.cfg.Cache),
 		Work: h.cfg.Work, Collect: h.cfg.Collect, Schemes: h.cfg.Schemes, Observe: h.cfg.Mode == ModeObserve,
 		KeepAge: h.cfg.KeepAge, KeepBytes: int64(h.cfg.KeepBytes),
+		MinFree: minFree,
 	}
 }
 

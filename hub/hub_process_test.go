@@ -2,6 +2,7 @@ package hub
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -63,6 +64,7 @@ type hubProcess struct {
 	files  int // descriptors it may have, 0 for as many as we
 	cmd    *exec.Cmd
 	stdin  io.Closer
+	said   bytes.Buffer // what it wrote to stderr
 	addr   string
 	admin  string
 	client *http.Client
@@ -70,6 +72,12 @@ type hubProcess struct {
 
 // startProcess runs a hub until the test ends.
 func startProcess(t testing.TB, files int) *hubProcess {
+	t.Helper()
+	return startProcessOn(t, files, t.TempDir())
+}
+
+// startProcessOn is startProcess with a folder of data, and with more settings.
+func startProcessOn(t testing.TB, files int, data string, settings ...string) *hubProcess {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	p := &hubProcess{t: t, files: files, client: &http.Client{Transport: transport}}
@@ -79,8 +87,9 @@ func startProcess(t testing.TB, files int) *hubProcess {
 		}
 	}
 	// The race detector would sleep for a second before the process ends.
-	p.env = append(p.env, processEnv+"=1", "GORACE=atexit_sleep_ms=0", envPrefix+"DATA="+t.TempDir(),
+	p.env = append(p.env, processEnv+"=1", "GORACE=atexit_sleep_ms=0", envPrefix+"DATA="+data,
 		envPrefix+"CACHE=8MiB", envPrefix+"LISTEN=127.0.0.1:0", envPrefix+"ADMIN=127.0.0.1:0")
+	p.env = append(p.env, settings...)
 	p.start()
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
@@ -99,7 +108,7 @@ func (p *hubProcess) start() {
 	if p.files > 0 {
 		p.cmd = exec.Command("sh", "-c", fmt.Sprintf(`ulimit -n %d && exec "$0"`, p.files), self)
 	}
-	p.cmd.Env, p.cmd.Stderr = p.env, os.Stderr
+	p.cmd.Env, p.cmd.Stderr = p.env, &p.said
 	stdout, err := p.cmd.StdoutPipe()
 	if err != nil {
 		p.t.Fatal(err)
@@ -113,7 +122,7 @@ func (p *hubProcess) start() {
 	line, err := bufio.NewReader(stdout).ReadString('\n')
 	var addr, admin string
 	if _, scanErr := fmt.Sscan(line, &addr, &admin); err != nil || scanErr != nil {
-		p.t.Fatalf("the hub says %q: %v, %v", line, err, p.cmd.Wait())
+		p.t.Fatalf("the hub says %q: %v, %v\n%s", line, err, p.cmd.Wait(), p.said.String())
 	}
 	if p.admin == "" { // the first time; later it has the same
 		p.addr, p.admin = addr, admin
@@ -128,7 +137,7 @@ func (p *hubProcess) stop() {
 	err := p.cmd.Wait()
 	p.stdin.Close()
 	if err != nil {
-		p.t.Errorf("the hub ends with %v", err)
+		p.t.Errorf("the hub ends with %v\n%s", err, p.said.String())
 	}
 }
 

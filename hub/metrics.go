@@ -76,6 +76,8 @@ var (
 	descOldest     = desc("journal_oldest", "Position before the oldest kept notice.")
 	descNewest     = desc("journal_newest", "Position of the newest notice.")
 	descDisk       = desc("store_bytes", "Bytes of the store on disk.")
+	descFree       = desc("disk_free_bytes", "Bytes that the store's disk has free.")
+	descReadOnly   = desc("read_only", "1 while the disk is nearly full and writes are refused.")
 	descUpdates    = desc("updates_total", "Updates accepted.")
 	descDuplicates = desc("updates_duplicate_total", "Updates accepted that were sent before.")
 	descOutdated   = desc("updates_outdated_total", "Updates accepted that were older than what the store had.")
@@ -83,7 +85,7 @@ var (
 )
 
 func (c storeCollector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{descResources, descFailed, descAhead, descJobs, descOldest, descNewest, descDisk,
+	for _, d := range []*prometheus.Desc{descResources, descFailed, descAhead, descJobs, descOldest, descNewest, descDisk, descFree, descReadOnly,
 		descUpdates, descDuplicates, descOutdated, descNotices} {
 		ch <- d
 	}
@@ -106,6 +108,12 @@ func (c storeCollector) Collect(ch chan<- prometheus.Metric) {
 	gauge(descOldest, float64(s.Oldest.Seq))
 	gauge(descNewest, float64(s.Newest.Seq))
 	gauge(descDisk, float64(s.DiskBytes))
+	gauge(descFree, float64(s.DiskFree))
+	readOnly := 0.0
+	if s.ReadOnly {
+		readOnly = 1
+	}
+	gauge(descReadOnly, readOnly)
 	counter(descUpdates, s.Updates)
 	counter(descDuplicates, s.Duplicates)
 	counter(descOutdated, s.Outdated)

@@ -19,9 +19,14 @@ import (
 // changes, not a page that must be there.
 const problemBase = "urn:freshwire:problem:"
 
-// retryShutdown is what a refused client is asked to wait, in seconds: a restart
-// takes less.
-const retryShutdown = 5
+const (
+	// retryShutdown is what a refused client is asked to wait, in seconds: a restart
+	// takes less.
+	retryShutdown = 5
+	// retryNoSpace likewise while the disk is nearly full: the journal is trimmed once
+	// a minute, and people take longer.
+	retryNoSpace = 30
+)
 
 // A problemKind is one type of problem. Clients branch on the slug.
 type problemKind struct {
@@ -84,6 +89,8 @@ var (
 		"send smaller batches"}
 	badContentType = &problemKind{"bad-content-type", http.StatusUnsupportedMediaType, "The body's media type or encoding is not supported",
 		"send application/json or application/x-ndjson, plain or encoded with gzip or zstd"}
+	noSpace = &problemKind{"no-space", http.StatusInsufficientStorage, "The hub's disk is nearly full, and it only reads",
+		"come again later; the operator makes room on the disk, keeps less journal (keep-bytes) or lowers min-free"}
 	internalError = &problemKind{"internal", http.StatusInternalServerError, "The hub failed",
 		"the hub's log tells more under this request's X-Request-Id"}
 	shuttingDown = &problemKind{"shutting-down", http.StatusServiceUnavailable, "The hub is shutting down",
@@ -96,7 +103,7 @@ var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
 	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
-	internalError, shuttingDown,
+	noSpace, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
 	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},
@@ -190,6 +197,7 @@ func problemOf(err error) Problem {
 		invalid *graph.InvalidError
 		uri     *graph.URIError
 		reset   *graph.ResetError
+		full    *graph.NoSpaceError
 		long    *http.MaxBytesError
 	)
 	switch {
@@ -209,6 +217,10 @@ func problemOf(err error) Problem {
 		return badURI.problem(uri.Error())
 	case errors.As(err, &reset):
 		return cursorReset.problem(reset.Error())
+	case errors.As(err, &full):
+		p := noSpace.problem(fmt.Sprintf("%d bytes are free, and nothing is written below %d", full.Free, full.Floor))
+		p.Limit = int64(full.Floor)
+		return p
 	case errors.As(err, &long):
 		p := bodyTooLarge.problem(fmt.Sprintf("more than %d bytes", long.Limit))
 		p.Limit = long.Limit
@@ -239,6 +251,8 @@ func writeProblem(w http.ResponseWriter, p Problem) {
 		h.Set("Retry-After", strconv.Itoa(retryShutdown))
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", challenge(p))
+	case http.StatusInsufficientStorage:
+		h.Set("Retry-After", strconv.Itoa(retryNoSpace))
 	case http.StatusUnsupportedMediaType:
 		h.Set("Accept-Encoding", "gzip, zstd, identity")
 	}
