@@ -64,11 +64,13 @@ setup:
 bench:
 	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
 
-# A seed that fails is printed; SOAK_SEED=n begins with that one.
+# A seed that fails is printed; SOAK_SEED=n begins with that one. SOAK_KILLS=n kills
+# a hub so often.
 soak:
 	SOAK_SEEDS=$${SOAK_SEEDS:-1000} go test -count=1 -timeout 0 ./graph
 	SOAK_SEEDS=$${SOAK_SEEDS:-100} SOAK_READERS=$${SOAK_READERS:-9000} \
 		go test -count=1 -timeout 0 -run '^TestReaders' ./hub
+	SOAK_KILLS=$${SOAK_KILLS:-60} go test -count=1 -timeout 0 -run '^TestAHubThatIsKilled' ./hub
 
 fuzz:
 	@for package in $$(go list ./...); do \

@@ -70,14 +70,9 @@ type hubProcess struct {
 	client *http.Client
 }
 
-// startProcess runs a hub until the test ends.
-func startProcess(t testing.TB, files int) *hubProcess {
-	t.Helper()
-	return startProcessOn(t, files, t.TempDir())
-}
-
-// startProcessOn is startProcess with a folder of data, and with more settings.
-func startProcessOn(t testing.TB, files int, data string, settings ...string) *hubProcess {
+// startProcess runs a hub until the test ends. Settings, as NAME=value, win
+// over those that all such hubs have.
+func startProcess(t testing.TB, files int, settings ...string) *hubProcess {
 	t.Helper()
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	p := &hubProcess{t: t, files: files, client: &http.Client{Transport: transport}}
@@ -87,9 +82,11 @@ func startProcessOn(t testing.TB, files int, data string, settings ...string) *h
 		}
 	}
 	// The race detector would sleep for a second before the process ends.
-	p.env = append(p.env, processEnv+"=1", "GORACE=atexit_sleep_ms=0", envPrefix+"DATA="+data,
+	p.env = append(p.env, processEnv+"=1", "GORACE=atexit_sleep_ms=0", envPrefix+"DATA="+t.TempDir(),
 		envPrefix+"CACHE=8MiB", envPrefix+"LISTEN=127.0.0.1:0", envPrefix+"ADMIN=127.0.0.1:0")
-	p.env = append(p.env, settings...)
+	for _, s := range settings {
+		p.env = append(p.env, envPrefix+s)
+	}
 	p.start()
 	t.Cleanup(func() {
 		transport.CloseIdleConnections()
@@ -139,6 +136,19 @@ func (p *hubProcess) stop() {
 	if err != nil {
 		p.t.Errorf("the hub ends with %v\n%s", err, p.said.String())
 	}
+}
+
+// kill ends the hub at once, by a signal that it cannot catch. What the system
+// has of its files stays.
+func (p *hubProcess) kill() {
+	p.t.Helper()
+	p.cmd.Process.Kill()
+	err := p.cmd.Wait()
+	p.stdin.Close()
+	if err == nil || err.Error() != "signal: killed" {
+		p.t.Fatalf("the hub ended before it was killed: %v", err)
+	}
+	p.client.CloseIdleConnections()
 }
 
 func (p *hubProcess) url() string { return "http://" + p.addr }

@@ -96,7 +96,7 @@ func (p *hubProcess) statusComes(from, want int) (last int) {
 
 func TestOnARealDiskThatFillsUpTheHubStopsWritingInTime(t *testing.T) {
 	dir := smallDisk(t, 256<<20)
-	p := startProcessOn(t, 0, filepath.Join(dir, "data"), envPrefix+"MIN_FREE=128MiB")
+	p := startProcess(t, 0, "DATA="+filepath.Join(dir, "data"), "MIN_FREE=128MiB")
 	p.statusComes(1, http.StatusOK)
 	ballast := filepath.Join(dir, "ballast")
 	fillDisk(t, ballast, 150<<20)
@@ -118,7 +118,7 @@ func TestOnARealDiskThatFillsUpTheHubStopsWritingInTime(t *testing.T) {
 
 func TestAHubWhoseRealDiskIsFullStopsAndHasAllItAcknowledged(t *testing.T) {
 	dir := smallDisk(t, 96<<20)
-	p := startProcessOn(t, 0, filepath.Join(dir, "data"), envPrefix+"MIN_FREE=0")
+	p := startProcess(t, 0, "DATA="+filepath.Join(dir, "data"), "MIN_FREE=0")
 	p.statusComes(1, http.StatusOK)
 	ballast := filepath.Join(dir, "ballast")
 	fillDisk(t, ballast, 96<<20)

@@ -58,19 +58,23 @@ func startLasting(t testing.TB, change func(*Config)) *lastingHub {
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	l := &lastingHub{t: t, cfg: cfg, transport: transport, client: &http.Client{Transport: transport}, up: make(chan struct{})}
-	// While the hub is away its port stays free only if no connection can get
-	// it: it lies below those that systems give to who asks for none.
-	for l.cfg.Listen = ""; l.cfg.Listen == ""; {
-		l.cfg.Listen = fmt.Sprintf("127.0.0.1:%d", 20_000+rand.N(12_000))
-		if probe, err := net.Listen("tcp", l.cfg.Listen); err != nil {
-			l.cfg.Listen = ""
-		} else {
-			probe.Close()
-		}
-	}
+	l.cfg.Listen = lastingAddress()
 	l.start()
 	t.Cleanup(l.stop)
 	return l
+}
+
+// lastingAddress is an address for a hub that goes and comes again. While it is
+// away its port stays free only if no connection can get it: it lies below those
+// that systems give to who asks for none.
+func lastingAddress() string {
+	for {
+		address := fmt.Sprintf("127.0.0.1:%d", 20_000+rand.N(12_000))
+		if probe, err := net.Listen("tcp", address); err == nil {
+			probe.Close()
+			return address
+		}
+	}
 }
 
 // start brings the hub back.
@@ -442,14 +446,41 @@ type sseFrame struct {
 type sseReader struct {
 	lines *bufio.Reader
 	body  io.Closer
+	plain bool // it is NDJSON, of which each line is a frame
 }
 
 func newSSEReader(body io.ReadCloser) *sseReader {
-	return &sseReader{bufio.NewReaderSize(body, 4<<10), body}
+	return &sseReader{lines: bufio.NewReaderSize(body, 4<<10), body: body}
+}
+
+// nextLine returns what the next line of NDJSON tells, as the event stream would
+// tell it.
+func (r *sseReader) nextLine() (sseFrame, error) {
+	line, err := r.lines.ReadBytes('\n')
+	if err != nil {
+		return sseFrame{}, err
+	}
+	line = bytes.TrimSuffix(line, []byte("\n"))
+	var l struct{ Kind, Token, Resumes string }
+	if err := json.Unmarshal(line, &l); err != nil {
+		return sseFrame{}, fmt.Errorf("a line that is no object: %q: %w", line, err)
+	}
+	switch l.Kind {
+	case "retry":
+		return sseFrame{}, nil
+	case "position":
+		return sseFrame{id: l.Token, hasID: true}, nil
+	case "reset":
+		return sseFrame{id: l.Resumes, hasID: true, event: l.Kind, data: line}, nil
+	}
+	return sseFrame{id: l.Token, hasID: true, event: l.Kind, data: line}, nil
 }
 
 // next returns the next frame that says more than a comment.
 func (r *sseReader) next() (sseFrame, error) {
+	if r.plain {
+		return r.nextLine()
+	}
 	var f sseFrame
 	said := false
 	for {
@@ -498,6 +529,7 @@ type ask struct {
 	dialer net.Dialer
 	wrap   func(net.Conn) net.Conn // nil means as it is
 	hold   bool                    // keep the connection also if the stream is refused
+	plain  bool                    // as NDJSON
 }
 
 // A refused is an answer that does not grant what was asked for.
@@ -525,6 +557,11 @@ func (a *ask) open(ctx context.Context) (*sseReader, error) {
 	}
 	var head strings.Builder
 	fmt.Fprintf(&head, "%s /v1/stream?%s HTTP/1.1\r\nHost: %s\r\n", method, a.query.Encode(), a.hub)
+	media := "text/event-stream"
+	if a.plain {
+		media = typeNDJSON
+		fmt.Fprintf(&head, "Accept: %s\r\n", media)
+	}
 	for name, value := range map[string]string{"Last-Event-ID": a.lastID, "X-Forwarded-For": a.client} {
 		if value != "" {
 			fmt.Fprintf(&head, "%s: %s\r\n", name, value)
@@ -547,14 +584,16 @@ func (a *ask) open(ctx context.Context) (*sseReader, error) {
 		}
 		return nil, &refused{resp.StatusCode, resp.Header.Get("Retry-After"), string(text)}
 	}
-	if got := resp.Header.Get("Content-Type"); got != "text/event-stream" {
+	if got := resp.Header.Get("Content-Type"); got != media {
 		conn.Close()
 		return nil, fmt.Errorf("the stream is of type %q", got)
 	}
-	return newSSEReader(struct {
+	frames := newSSEReader(struct {
 		io.Reader
 		io.Closer
-	}{resp.Body, conn}), nil
+	}{resp.Body, conn})
+	frames.plain = a.plain
+	return frames, nil
 }
 
 // broken reports whether err is what a reader sees when its hub goes, or when
