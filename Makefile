@@ -42,7 +42,8 @@ test: setup
 
 # missing lists the Debian packages of what is not there.
 missing = { $(compiles) || echo gcc libc6-dev; command -v curl >/dev/null || echo curl; \
-	command -v chromium chromium-browser google-chrome >/dev/null || echo chromium; }
+	command -v chromium chromium-browser google-chrome >/dev/null || echo chromium; \
+	command -v mkfs.ext4 /usr/sbin/mkfs.ext4 >/dev/null || echo e2fsprogs; }
 
 # setup installs what the tests need, or says what they leave out without it.
 setup:
@@ -58,6 +59,7 @@ setup:
 		gcc) echo 'left out: the race detector; it needs a C compiler (Debian: apt install gcc libc6-dev)' ;; \
 		curl) echo 'left out: reading a stream with curl; it needs curl (Debian: apt install curl)' ;; \
 		chromium) echo 'left out: reading a stream in a browser; it needs Chromium (Debian: apt install chromium)' ;; \
+		e2fsprogs) echo 'left out: power cuts of a real disk; they need mkfs.ext4 (Debian: apt install e2fsprogs)' ;; \
 	esac; done; \
 	[ -z "$$(missing)" ] || [ "$${CI:-}" != true ]
 
@@ -65,12 +67,12 @@ bench:
 	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
 
 # A seed that fails is printed; SOAK_SEED=n begins with that one. SOAK_KILLS=n kills
-# a hub so often.
+# a hub so often, and cuts its disk's power.
 soak:
 	SOAK_SEEDS=$${SOAK_SEEDS:-1000} go test -count=1 -timeout 0 ./graph
 	SOAK_SEEDS=$${SOAK_SEEDS:-100} SOAK_READERS=$${SOAK_READERS:-9000} \
 		go test -count=1 -timeout 0 -run '^TestReaders' ./hub
-	SOAK_KILLS=$${SOAK_KILLS:-60} go test -count=1 -timeout 0 -run '^TestAHubThatIsKilled' ./hub
+	SOAK_KILLS=$${SOAK_KILLS:-60} go test -count=1 -timeout 0 -run '^TestAHubThatIsKilled|^TestAPowerCutOfARealDisk' ./hub
 
 fuzz:
 	@for package in $$(go list ./...); do \

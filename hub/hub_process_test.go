@@ -142,13 +142,18 @@ func (p *hubProcess) stop() {
 // has of its files stays.
 func (p *hubProcess) kill() {
 	p.t.Helper()
+	if err := p.reap(); err == nil || err.Error() != "signal: killed" {
+		p.t.Fatalf("the hub ended before it was killed: %v", err)
+	}
+}
+
+// reap kills the hub if it has not ended by itself, and says how it ended.
+func (p *hubProcess) reap() error {
 	p.cmd.Process.Kill()
 	err := p.cmd.Wait()
 	p.stdin.Close()
-	if err == nil || err.Error() != "signal: killed" {
-		p.t.Fatalf("the hub ended before it was killed: %v", err)
-	}
 	p.client.CloseIdleConnections()
+	return err
 }
 
 func (p *hubProcess) url() string { return "http://" + p.addr }
@@ -303,5 +308,27 @@ func (x *steadyReader) cut() {
 	defer x.mu.Unlock()
 	if x.conn != nil {
 		x.conn.Close()
+	}
+}
+
+// tokenOf returns the newest position of a hub.
+func tokenOf(t *testing.T, p *hubProcess) string {
+	t.Helper()
+	body, err := p.get(p.url() + "/v1/token")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, token, _ := strings.Cut(body, `"token":"`)
+	token, _, _ = strings.Cut(token, `"`)
+	return token
+}
+
+// checkAll holds readers that have ended against the journal.
+func checkAll(t *testing.T, readers []*steadyReader, journal []noted) {
+	t.Helper()
+	for i, x := range readers {
+		if err := errors.Join(x.err, x.account.check(journal, journal[len(journal)-1].seq)); err != nil {
+			t.Errorf("reader %d (%s): %v", i, x.ask.query.Encode(), err)
+		}
 	}
 }

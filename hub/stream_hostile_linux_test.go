@@ -184,17 +184,6 @@ func TestReadersThatNeverReadCostTheOthersNothing(t *testing.T) {
 	checkAll(t, others, journal)
 }
 
-func tokenOf(t *testing.T, p *hubProcess) string {
-	t.Helper()
-	body, err := p.get(p.url() + "/v1/token")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, token, _ := strings.Cut(body, `"token":"`)
-	token, _, _ = strings.Cut(token, `"`)
-	return token
-}
-
 // reachAll waits until each reader was told all that is in the journal, and
 // returns it.
 func reachAll(t *testing.T, ctx context.Context, p *hubProcess, readers []*steadyReader) []noted {
@@ -206,16 +195,6 @@ func reachAll(t *testing.T, ctx context.Context, p *hubProcess, readers []*stead
 		}
 	}
 	return journal
-}
-
-// checkAll holds readers that have ended against the journal.
-func checkAll(t *testing.T, readers []*steadyReader, journal []noted) {
-	t.Helper()
-	for i, x := range readers {
-		if err := errors.Join(x.err, x.account.check(journal, journal[len(journal)-1].seq)); err != nil {
-			t.Errorf("reader %d (%s): %v", i, x.ask.query.Encode(), err)
-		}
-	}
 }
 
 // A watch publishes and asks for the hub's health all the time, over connections
