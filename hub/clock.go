@@ -8,11 +8,13 @@ type Clock struct {
 	start time.Time // what it showed …
 	began time.Time // … at this moment
 	rate  float64
+	now   func() time.Time // of the machine
 }
 
-// newClock returns the clock that c asks for, the real one by default.
-func newClock(c Config) *Clock {
-	k := &Clock{rate: c.ClockRate, began: time.Now(), start: c.ClockStart}
+// newClock returns the clock that c asks for, by default the machine's, which
+// shows now.
+func newClock(c Config, now func() time.Time) *Clock {
+	k := &Clock{rate: c.ClockRate, began: now(), start: c.ClockStart, now: now}
 	if k.start.IsZero() {
 		k.start = k.began
 	}
@@ -23,7 +25,7 @@ func newClock(c Config) *Clock {
 // set back and the hub's is the real one.
 func (k *Clock) Now() time.Time {
 	if k.rate == 1 && k.start.Equal(k.began) {
-		return time.Now()
+		return k.now()
 	}
-	return k.start.Add(time.Duration(float64(time.Since(k.began)) * k.rate)).Round(0)
+	return k.start.Add(time.Duration(float64(k.now().Sub(k.began)) * k.rate)).Round(0)
 }

@@ -30,7 +30,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/auth"
 	"github.com/freshwire/freshwire/subscriptions"
@@ -70,19 +69,36 @@ type Hub struct {
 	ready    atomic.Bool
 }
 
+// A machine is what a hub runs on. Tests have others: with a disk that loses
+// power, a network that loses requests and a clock that is set.
+type machine struct {
+	now    func() time.Time
+	listen func(address string) (net.Listener, error)
+	store  func(o *graph.Options) // puts its disk into what the store is opened with; nil means the real one
+	// portable says that its network is not the system's.
+	portable bool
+}
+
+// thisMachine is the one that the process runs on.
+var thisMachine = machine{now: time.Now, listen: func(address string) (net.Listener, error) {
+	// Multipath TCP has no option to give up on a peer that acknowledges nothing.
+	var single net.ListenConfig
+	single.SetMultipathTCP(false)
+	return single.Listen(context.Background(), "tcp", address)
+}}
+
 // New opens the store and the listeners. Nothing runs until [Hub.Run]; a hub that
 // is never run is closed by [Hub.Close]. A nil log means none.
-func New(cfg Config, log *slog.Logger) (*Hub, error) { return newOn(nil, cfg, log) }
+func New(cfg Config, log *slog.Logger) (*Hub, error) { return newOn(thisMachine, cfg, log) }
 
-// newOn is New on another file system than the disk, if disk is not nil.
-func newOn(disk vfs.FS, cfg Config, log *slog.Logger) (*Hub, error) {
+func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 	if err := cfg.Check(); err != nil {
 		return nil, err
 	}
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	h := &Hub{cfg: cfg, log: log.With("component", "hub"), clock: newClock(cfg)}
+	h := &Hub{cfg: cfg, log: log.With("component", "hub"), clock: newClock(cfg, m.now)}
 	if u, err := url.Parse(cfg.PublicURL); err == nil {
 		h.host = u.Hostname()
 	}
@@ -90,19 +106,21 @@ func newOn(disk vfs.FS, cfg Config, log *slog.Logger) (*Hub, error) {
 	if err != nil {
 		return nil, err
 	}
-	o := h.storeOptions(log)
-	o.FS = disk
-	if h.store, err = graph.Open(filepath.Join(cfg.Data, "store"), o); err != nil {
+	options := h.storeOptions(log)
+	if m.store != nil {
+		m.store(&options)
+	}
+	if h.store, err = graph.Open(filepath.Join(cfg.Data, "store"), options); err != nil {
 		return nil, err
 	}
 	if h.channels, err = subscriptions.OpenChannels(h.store, cfg.Schemes...); err != nil {
 		return nil, errors.Join(err, h.store.Close())
 	}
 	h.streams = subscriptions.NewStreamer(h.store, subscriptions.StreamOptions{
-		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Channels: h.channels, Schemes: cfg.Schemes,
+		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Portable: m.portable, Channels: h.channels, Schemes: cfg.Schemes,
 		ClientAddr: h.clientAddr, Problem: streamProblem, Log: log.With("component", "streams")})
 	h.metrics = newMetrics(h.store, h.streams)
-	if err := h.listen(); err != nil {
+	if err := h.listen(m); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
@@ -122,7 +140,7 @@ func (h *Hub) storeOptions(log *slog.Logger) graph.Options {
 }
 
 // listen opens the listeners and makes the servers.
-func (h *Hub) listen() error {
+func (h *Hub) listen(m machine) error {
 	var certs []tls.Certificate
 	if h.cfg.TLSCert != "" {
 		cert, err := tls.LoadX509KeyPair(h.cfg.TLSCert, h.cfg.TLSKey)
@@ -132,10 +150,7 @@ func (h *Hub) listen() error {
 		certs = append(certs, cert)
 	}
 	var err error
-	// Multipath TCP has no option to give up on a peer that acknowledges nothing.
-	var single net.ListenConfig
-	single.SetMultipathTCP(false)
-	if h.listener, err = single.Listen(context.Background(), "tcp", h.cfg.Listen); err != nil {
+	if h.listener, err = m.listen(h.cfg.Listen); err != nil {
 		return err
 	}
 	h.api = h.server(h.front(h.identify(h.routes())))

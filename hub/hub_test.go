@@ -307,9 +307,9 @@ func TestAHubThatCannotListenClosesItsStore(t *testing.T) {
 func TestAnAcceleratedClockStartsWhereItIsToldAndGoesFaster(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
-		k := newClock(Config{ClockStart: start, ClockRate: 60})
-		plain := newClock(DefaultConfig())
-		fast := newClock(Config{ClockRate: 2})
+		k := newClock(Config{ClockStart: start, ClockRate: 60}, time.Now)
+		plain := newClock(DefaultConfig(), time.Now)
+		fast := newClock(Config{ClockRate: 2}, time.Now)
 		began := time.Now()
 		time.Sleep(10 * time.Second)
 		if got, want := k.Now(), start.Add(10*time.Minute); !got.Equal(want) {

@@ -54,7 +54,7 @@ func Import(ctx context.Context, cfg Config, log *slog.Logger, lines func() ([]b
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	h := &Hub{cfg: cfg, clock: newClock(cfg)}
+	h := &Hub{cfg: cfg, clock: newClock(cfg, thisMachine.now)}
 	var res ImportResult
 	s := snapshot{o: DecodeOptions{Now: h.clock.Now(), Schemes: cfg.Schemes}, decoded: make(chan *importBatch, runtime.GOMAXPROCS(0))}
 	g, ctx := errgroup.WithContext(ctx)

@@ -2,6 +2,7 @@ package hub
 
 import (
 	"bufio"
+	"github.com/freshwire/freshwire/graph"
 	"log/slog"
 	"strings"
 	"testing"
@@ -50,7 +51,9 @@ func TestAHubWithAFullDiskReadsOnAndWritesAgainWhenThereIsRoom(t *testing.T) {
 	disk.free <- 1 << 40
 	cfg := DefaultConfig()
 	cfg.Listen, cfg.Data, cfg.Cache, cfg.MinFree = "127.0.0.1:0", t.TempDir(), minCache, 3<<30
-	h := runHub(t, func() (*Hub, error) { return newOn(disk, cfg, slog.New(slog.DiscardHandler)) })
+	m := thisMachine
+	m.store = func(o *graph.Options) { o.FS = disk }
+	h := runHub(t, func() (*Hub, error) { return newOn(m, cfg, slog.New(slog.DiscardHandler)) })
 	const a, b = "https://e.example/a", "https://e.example/b"
 	first := h.put(`[{"uri":"` + a + `","version":"1"},{"uri":"` + b + `","hash":"h","deps":[{"uri":"` + a + `","seen":"1"}]}]`)
 	if r := h.do("PUT", "/v1/channels/old", `{"uri":["`+a+`"]}`); r.status != 201 {

@@ -97,7 +97,7 @@ func readAll(t *testing.T, store *graph.Store) (all []graph.Notice) {
 // transports runs test over each way to take a stream to its reader.
 func transports(t *testing.T, test func(t *testing.T, o StreamOptions)) {
 	t.Run("sockets", func(t *testing.T) { test(t, StreamOptions{}) }) // where the system has them
-	t.Run("portable", func(t *testing.T) { test(t, StreamOptions{portable: true}) })
+	t.Run("portable", func(t *testing.T) { test(t, StreamOptions{Portable: true}) })
 }
 
 func TestNothingOfTheStoreIsLostOrDoubledAcrossRandomDisconnects(t *testing.T) {

@@ -64,7 +64,7 @@ type served struct {
 func serve(t *testing.T, j journal, o StreamOptions) *served {
 	t.Helper()
 	l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
-	o.portable = true // sockets wait for the system, which knows no other clock
+	o.Portable = true // sockets wait for the system, which knows no other clock
 	s := NewStreamer(j, o)
 	stop := run(t, s)
 	// The server's own deadlines must not end a stream.

@@ -80,7 +80,9 @@ type StreamOptions struct {
 	Schemes  []string     // URI schemes allowed in filters, besides those of graph.CheckURI
 	Log      *slog.Logger // nil means none
 
-	portable bool // a goroutine for each stream, also where it could do without
+	// Portable has a goroutine for each stream, also where it could do without: a
+	// network that the system does not know has no sockets to wait for.
+	Portable bool
 }
 
 // Streamer serves the journal as server-sent events, or as NDJSON to who accepts
@@ -150,7 +152,7 @@ func NewStreamer(log journal, o StreamOptions) *Streamer {
 	s.bundles, _ = lru.New[bundleKey, *bundle](sharedBundles)
 	s.portable = newPortable(s)
 	s.pump.owners = []owner{s.portable}
-	if !o.portable {
+	if !o.Portable {
 		s.sockets = newSockets(s)
 	}
 	if s.sockets != nil {

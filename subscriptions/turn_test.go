@@ -43,7 +43,7 @@ func TestAStreamComesWholeHoweverLittleItsPeerTakes(t *testing.T) {
 		seed := rand.Uint64()
 		random := rand.New(rand.NewPCG(seed, 0))
 		j := newMemJournal()
-		s := NewStreamer(j, StreamOptions{portable: true})
+		s := NewStreamer(j, StreamOptions{Portable: true})
 		filter := randomFilter(random)
 		peer := &narrow{random: random}
 		st, err := driven(s, filter, graph.Cursor{Epoch: j.epoch}, peer)
@@ -119,7 +119,7 @@ func TestAReaderWhoNeverArrivesIsCutThoughItTakesSomething(t *testing.T) {
 	for i := range 100_000 {
 		j.add(notice(fmt.Sprintf("https://a.example/%d", i)))
 	}
-	s := NewStreamer(j, StreamOptions{portable: true})
+	s := NewStreamer(j, StreamOptions{Portable: true})
 	for _, c := range []struct {
 		frames int // taken in each ten seconds
 		want   reason
