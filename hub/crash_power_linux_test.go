@@ -143,7 +143,7 @@ func TestAPowerCutOfARealDiskLosesNothingThatWasAnswered(t *testing.T) {
 	readers, stopReading := context.WithCancel(ctx)
 	defer stopReading()
 	var reading sync.WaitGroup
-	c := newCrashTrial(t, readers, &reading, "DATA="+d.dir)
+	c := newCrashTrial(t, readers, &reading, "DATA="+d.dir, "MIN_FREE=0")
 	c.cut = func() {
 		pid := c.p.cmd.Process.Pid
 		if err := hold(pid); err != nil {
