@@ -4,11 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"strings"
 
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/auth"
+	"github.com/freshwire/freshwire/hub/outbound"
+	"github.com/freshwire/freshwire/subscriptions"
 )
 
 // An access is what a route asks of its caller before anything else. What the
@@ -171,12 +174,44 @@ func (h *Hub) openKeys() (err error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), headerDeadline)
 	defer cancel()
-	h.keys, err = auth.OpenKeys(ctx, h.cfg.Auth.JWKS, auth.KeysOptions{Log: h.log.With("component", "auth")})
+	issuer := outbound.New(outbound.Policy{Purpose: "keys", Allow: h.cfg.Auth.JWKSAllow, MaxAnswer: auth.MaxKeySet + 1})
+	h.keys, err = auth.OpenKeys(ctx, h.cfg.Auth.JWKS, auth.KeysOptions{Log: h.log.With("component", "auth"),
+		Fetch: func(ctx context.Context, url string) ([]byte, error) { return fetchKeys(ctx, issuer, url) }})
 	if err != nil {
 		return fmt.Errorf("jwks: %w", err)
 	}
 	h.tokens = auth.NewVerifier(auth.Options{Keys: h.keys, Issuer: h.cfg.Auth.Issuer, Audience: h.cfg.audience(), Schemes: h.cfg.Schemes})
 	return nil
+}
+
+// fetchKeys gets a key set from its issuer.
+func fetchKeys(ctx context.Context, c *outbound.Client, url string) ([]byte, error) {
+	defer c.Close() // the next call is minutes away
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Accept", "application/jwk-set+json, application/json")
+	answer, err := c.Do(r)
+	if err != nil {
+		return nil, err
+	}
+	defer answer.Body.Close()
+	if answer.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("the issuer answers %d", answer.StatusCode)
+	}
+	return io.ReadAll(answer.Body)
+}
+
+// viewer tells the streams who asks.
+func viewer(r *http.Request) (subscriptions.Viewer, error) {
+	rights := caller(r)
+	v := subscriptions.Viewer{Name: rights.Subject, All: rights.SeesAll(), Prefixes: rights.Subscribe,
+		Anonymous: rights.Anonymous(), Expires: rights.Expires}
+	if v.Name == auth.Local { // everybody on this machine
+		v.Name = ""
+	}
+	return v, nil
 }
 
 // accessText says at start who may do what.

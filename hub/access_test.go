@@ -5,11 +5,14 @@ import (
 	"encoding/json"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -279,6 +282,99 @@ func TestWhoIsLetIn(t *testing.T) {
 	}
 	if text := string(h.as(root, "GET", "/metrics", "").body); !strings.Contains(text, `freshwire_tokens_refused_total{reason="signature"} 1`) {
 		t.Error("refused tokens are not counted")
+	}
+}
+
+func TestKeysAreFetchedFromTheirIssuer(t *testing.T) {
+	key, err := auth.GenerateKey(auth.ES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	set, err := key.AddTo(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var away atomic.Bool
+	issuer := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if away.Load() {
+			http.Error(w, "away", http.StatusServiceUnavailable)
+			return
+		}
+		w.Write(set)
+	}))
+	defer issuer.Close()
+	allow := []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	token, err := key.Mint(auth.Grant{Issuer: testIssuer, Audience: testAudience, TTL: time.Hour, Rights: enwiki}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name  string
+		away  bool
+		allow []netip.Prefix
+		want  int
+	}{{"an issuer", false, allow, 200}, {"one that is away", true, allow, 503}, {"one in a network that is not allowed", false, nil, 503}} {
+		away.Store(c.away)
+		h := startHub(t, func(cfg *Config) {
+			cfg.Auth = AuthConfig{JWKS: issuer.URL + "/keys", JWKSAllow: c.allow, Issuer: testIssuer, Audience: testAudience}
+		})
+		if a := h.do("GET", "/v1/token", "", "Authorization", "Bearer "+token); a.status != c.want || c.want == 503 && a.header.Get("Retry-After") == "" {
+			t.Errorf("%s: %d %s, want %d", c.name, a.status, a.body, c.want)
+		}
+	}
+}
+
+// frames reads what a stream sends until a text has come.
+func (h *keyedHub) frames(r *auth.Rights, query, until string) string {
+	h.t.Helper()
+	req, err := http.NewRequest("GET", h.URL()+"/v1/stream?"+query, nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if r != nil {
+		req.Header.Set("Authorization", "Bearer "+h.token(*r))
+	}
+	resp, err := h.client.Do(req)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var got []byte
+	for b := make([]byte, 4096); !bytes.Contains(got, []byte(until)); {
+		n, err := resp.Body.Read(b)
+		got = append(got, b[:n]...)
+		if err != nil {
+			h.t.Fatalf("%s ends with %v after %d %s", query, err, resp.StatusCode, got)
+		}
+	}
+	return string(got)
+}
+
+func TestAStreamShowsItsReaderWhatItMaySee(t *testing.T) {
+	h := startKeyedHub(t, nil)
+	from := h.store.Token().String()
+	for _, body := range []string{
+		`{"uri":"https://secret.example.org/T","version":"1","id":"hidden-id"}`,
+		`{"uri":"https://en.example.org/wiki/A#html","type":"html","hash":"a","deps":[{"uri":"https://secret.example.org/T","seen":"1"}]}`,
+		`{"uri":"https://secret.example.org/T","version":"2","id":"hidden-id2"}`,
+		`{"uri":"https://en.example.org/wiki/B","version":"1"}`,
+	} {
+		h.as(root, "POST", "/v1/updates", body)
+	}
+	got := h.frames(&enwiki, "since="+from, "wiki/B")
+	if strings.Contains(got, "secret.example.org") || strings.Contains(got, "hidden-id") || !strings.Contains(got, `"kind":"refresh","uri":"https://en.example.org/wiki/A#html"`) {
+		t.Errorf("enwiki gets %s", got)
+	}
+	if got := h.frames(&root, "since="+from, "wiki/B"); !strings.Contains(got, `"cause":{"uri":"https://secret.example.org/T"`) {
+		t.Errorf("an administrator gets %s", got)
+	}
+	for query, want := range map[string]int{"uri=https://secret.example.org/T": 403, "prefix=https://secret.example.org": 403, "channel=none": 404} {
+		if a := h.as(enwiki, "GET", "/v1/stream?"+query, ""); a.status != want {
+			t.Errorf("%s: %d %s, want %d", query, a.status, a.body, want)
+		}
+	}
+	if a := h.do("GET", "/v1/stream?channel=none", ""); a.status != 401 || a.header.Get("WWW-Authenticate") == "" {
+		t.Errorf("a stranger asking for a channel: %d %s", a.status, a.body)
 	}
 }
 

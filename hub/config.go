@@ -55,6 +55,9 @@ type AuthConfig struct {
 	JWKS     string `yaml:"jwks"`     // file or URL of the issuer's key set
 	Issuer   string `yaml:"issuer"`   // what iss has to say
 	Audience string `yaml:"audience"` // what aud has to name; "" means the public URL
+	// JWKSAllow are networks in which the URL of the key set may lie although they
+	// are not public.
+	JWKSAllow []netip.Prefix `yaml:"jwks-allow"`
 }
 
 // Config is all that an operator can set. [DefaultConfig] has the defaults,
@@ -119,6 +122,7 @@ var settings = []Setting{
 	{"tls-cert", "file with the certificate chain to serve TLS with", func(c *Config) any { return &c.TLSCert }},
 	{"tls-key", "file with the key of tls-cert", func(c *Config) any { return &c.TLSKey }},
 	{"jwks", "file or https URL of the keys that tokens are checked with (auth.jwks in the file)", func(c *Config) any { return &c.Auth.JWKS }},
+	{"jwks-allow", "networks in which the URL of jwks may lie, beside public ones (auth.jwks-allow)", func(c *Config) any { return &c.Auth.JWKSAllow }},
 	{"issuer", "who makes the tokens: what their iss says (auth.issuer)", func(c *Config) any { return &c.Auth.Issuer }},
 	{"audience", "what the tokens' aud names; the public-url if not set (auth.audience)", func(c *Config) any { return &c.Auth.Audience }},
 	{"mode", "normal, or observe: keep the graph, retry nothing", func(c *Config) any { return &c.Mode }},

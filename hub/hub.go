@@ -118,7 +118,7 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 	}
 	h.streams = subscriptions.NewStreamer(h.store, subscriptions.StreamOptions{
 		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Portable: m.portable, Channels: h.channels, Schemes: cfg.Schemes,
-		ClientAddr: h.clientAddr, Problem: streamProblem, Log: log.With("component", "streams")})
+		ClientAddr: h.clientAddr, Viewer: viewer, Problem: streamProblem, Log: log.With("component", "streams")})
 	h.metrics = newMetrics(h.store, h.streams)
 	if err := h.listen(m); err != nil {
 		return nil, errors.Join(err, h.Close())
