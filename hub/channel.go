@@ -83,7 +83,7 @@ func channelError(err error) error {
 		return refuse(unknownChannel, "name", "%v", err)
 	case errors.Is(err, subscriptions.ErrBuiltIn), errors.Is(err, subscriptions.ErrNotListed):
 		return refuse(fixedChannel, "name", "%v", err)
-	case errors.Is(err, subscriptions.ErrTooManyChannels), errors.Is(err, subscriptions.ErrTooManyVersions):
+	case errors.Is(err, subscriptions.ErrTooManyChannels), errors.Is(err, subscriptions.ErrTooManyOwned), errors.Is(err, subscriptions.ErrTooManyVersions):
 		return refuse(tooManyChannels, "name", "%v", err)
 	}
 	return err
@@ -100,7 +100,7 @@ func (h *Hub) getChannels(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list, next, err := h.channels.List(q.Get("after"), limit)
+	list, next, err := h.channels.List(q.Get("after"), limit, nil)
 	if err != nil {
 		return err
 	}
@@ -412,7 +412,7 @@ func (h *Hub) getChannelURIs(w http.ResponseWriter, r *http.Request) error {
 		}
 		limit = linesPage
 	}
-	page := func(after string) ([]string, string, error) { return h.channels.URIs(name, after, limit) }
+	page := func(after string) ([]string, string, error) { return h.channels.URIs(name, after, limit, nil) }
 	uris, next, err := page(q.Get("after"))
 	if errors.Is(err, graph.ErrCursor) {
 		return refuse(badQuery, "after", "%v", err)

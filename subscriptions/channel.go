@@ -17,6 +17,8 @@ import (
 const (
 	// maxChannels bounds the channels of a hub: each takes about 1 KB of memory.
 	maxChannels = 200_000
+	// maxPerOwner bounds those of one owner, who would else leave no room for others.
+	maxPerOwner = 1000
 	// maxChannelName bounds a name in bytes: it stands in addresses and logs.
 	maxChannelName = 64
 	// maxVersions bounds how often a channel is replaced within what the journal
@@ -25,6 +27,9 @@ const (
 	// listBlock is how many lists are reserved by one write, so that no number is
 	// given twice, crashes included.
 	listBlock = 1000
+	// maxURIsRead bounds the URIs that one page of a list is looked for among, so that
+	// who sees few of them shows progress some ten times a second.
+	maxURIsRead = 50_000
 )
 
 // Records of the channels in the store.
@@ -43,6 +48,8 @@ var (
 	ErrNotListed = errors.New("the channel keeps no list of URIs; replace it with one that has \"uri\", which may be empty")
 	// ErrTooManyChannels reports that there is no room for one more.
 	ErrTooManyChannels = fmt.Errorf("the hub has %d channels; delete one first", maxChannels)
+	// ErrTooManyOwned reports an owner who has as many channels as one may have.
+	ErrTooManyOwned = fmt.Errorf("the owner has %d channels; delete one first", maxPerOwner)
 	// ErrTooManyVersions reports a channel that is replaced too often.
 	ErrTooManyVersions = fmt.Errorf("the channel was replaced %d times within what the journal keeps; change its URIs instead, or come again", maxVersions)
 )
@@ -101,6 +108,8 @@ type Definition struct {
 	Filter
 	// Public channels are for everybody to read.
 	Public bool `json:"public,omitempty"`
+	// Owner is whose the channel is; "" is nobody's. It has no say in what passes.
+	Owner string `json:"owner,omitempty"`
 }
 
 // ChannelInfo is what is shown of a channel.
@@ -121,6 +130,7 @@ type Channels struct {
 	store   channelStore
 	schemes []string
 	pump    *pump // nil until a streamer follows
+	may     func(ctx context.Context, owner string) error
 
 	editing sync.Mutex // held by whoever changes a channel
 	lists   graph.ListID
@@ -128,6 +138,7 @@ type Channels struct {
 
 	mu     sync.RWMutex
 	byName map[string]*channel
+	owned  map[string]int // channels by owner, nobody's apart
 }
 
 // channel is one named filter: a selector whose versions have their time.
@@ -135,6 +146,7 @@ type channel struct {
 	name string
 
 	mu       sync.RWMutex
+	owner    string
 	versions []version // oldest first, never none
 	deleted  bool
 }
@@ -152,13 +164,15 @@ type version struct {
 // channelRecord is how a channel is kept.
 type channelRecord struct {
 	Epoch    graph.Epoch `json:"epoch"`
+	Owner    string      `json:"owner,omitempty"`
 	Versions []version   `json:"versions"`
 }
 
 // OpenChannels reads the channels of a store. The schemes are those allowed
 // in URIs besides those of graph.CheckURI.
 func OpenChannels(store channelStore, schemes ...string) (*Channels, error) {
-	c := &Channels{store: store, schemes: schemes, byName: map[string]*channel{}}
+	c := &Channels{store: store, schemes: schemes, byName: map[string]*channel{}, owned: map[string]int{},
+		may: func(context.Context, string) error { return nil }}
 	err := store.Records(recordLists, func(_ string, value []byte) error { return json.Unmarshal(value, &c.lists) })
 	if err != nil {
 		return nil, fmt.Errorf("channels: %w", err)
@@ -177,7 +191,7 @@ func OpenChannels(store channelStore, schemes ...string) (*Channels, error) {
 		if len(r.Versions) == 0 {
 			return fmt.Errorf("channel %s has no version", name)
 		}
-		c.byName[name] = &channel{name: name, versions: r.Versions}
+		c.install(name, nil, r.Owner, r.Versions)
 		return nil
 	})
 	return c, err
@@ -189,6 +203,11 @@ func (v *version) compile(schemes []string) (err error) {
 	}
 	return err
 }
+
+// Guard has may asked, with the context of the change, before a channel of an owner
+// is replaced, edited or deleted; its error refuses that. Between the answer and the
+// change the channel does not get another owner. Call it before the channels are used.
+func (c *Channels) Guard(may func(ctx context.Context, owner string) error) { c.may = may }
 
 // follow has changes take effect where p is in the journal.
 func (c *Channels) follow(p *pump) { c.pump = p }
@@ -255,6 +274,12 @@ func (ch *channel) newest() version {
 	return ch.versions[len(ch.versions)-1]
 }
 
+func (ch *channel) ownedBy() string {
+	ch.mu.RLock()
+	defer ch.mu.RUnlock()
+	return ch.owner
+}
+
 // errNotPublic reports a channel for somebody who may see nothing else.
 var errNotPublic = errors.New("the channel is not public, and the token shows no resource")
 
@@ -315,21 +340,29 @@ func (c *Channels) Get(name string) (ChannelInfo, error) {
 	if err != nil {
 		return ChannelInfo{}, err
 	}
-	return c.info(ch)
+	return c.counted(c.info(ch))
 }
 
-func (c *Channels) info(ch *channel) (info ChannelInfo, err error) {
+// info shows a channel without counting what is on its list.
+func (c *Channels) info(ch *channel) (info ChannelInfo, list graph.ListID) {
 	v := ch.newest()
-	info = ChannelInfo{Name: ch.name, Definition: Definition{v.Filter, v.Public}, Listed: v.List != 0,
-		At: graph.Cursor{Epoch: c.store.Oldest().Epoch, Seq: v.From}}
-	if info.Listed {
-		info.URIs, err = c.store.CountListed(v.List)
+	return ChannelInfo{Name: ch.name, Definition: Definition{v.Filter, v.Public, ch.ownedBy()}, Listed: v.List != 0,
+		At: graph.Cursor{Epoch: c.store.Oldest().Epoch, Seq: v.From}}, v.List
+}
+
+func (c *Channels) counted(info ChannelInfo, list graph.ListID) (ChannelInfo, error) {
+	if !info.Listed {
+		return info, nil
 	}
+	var err error
+	info.URIs, err = c.store.CountListed(list)
 	return info, err
 }
 
-// List shows up to limit channels that somebody made, by name, after one.
-func (c *Channels) List(after string, limit int) (list []ChannelInfo, next string, err error) {
+// List shows up to limit channels that somebody made, by name, after one. Visible
+// chooses among them, before the URIs of their lists are counted; nil is all. Next
+// is where to go on, "" if there is no further one.
+func (c *Channels) List(after string, limit int, visible func(ChannelInfo) bool) (list []ChannelInfo, next string, err error) {
 	c.mu.RLock()
 	names := slices.Sorted(maps.Keys(c.byName))
 	c.mu.RUnlock()
@@ -337,27 +370,31 @@ func (c *Channels) List(after string, limit int) (list []ChannelInfo, next strin
 	if found {
 		i++
 	}
-	names = names[i:]
-	if len(names) > limit {
-		names, next = names[:limit], names[limit-1]
-	}
-	for _, name := range names {
-		info, err := c.Get(name)
-		if errors.Is(err, ErrNoChannel) {
+	for _, name := range names[i:] {
+		ch, err := c.find(name)
+		if err != nil {
 			continue // deleted since
 		}
-		if err != nil {
+		info, uris := c.info(ch)
+		if visible != nil && !visible(info) {
+			continue
+		}
+		if len(list) == limit {
+			return list, list[limit-1].Name, nil
+		}
+		if info, err = c.counted(info, uris); err != nil {
 			return nil, "", err
 		}
 		list = append(list, info)
 	}
-	return list, next, nil
+	return list, "", nil
 }
 
 // URIs lists up to limit of the URIs of a channel's list, in the order the store
 // first heard of them, strictly after a position ("" is the start). Next is where
-// to go on, "" at the end.
-func (c *Channels) URIs(name, after string, limit int) (uris []string, next string, err error) {
+// to go on, "" at the end. Sees chooses among them; nil is all. With it a page may
+// have fewer, or none, although there is a next one.
+func (c *Channels) URIs(name, after string, limit int, sees func(uri string) bool) (uris []string, next string, err error) {
 	if _, ok := builtIn(name); ok {
 		return nil, "", ErrNotListed
 	}
@@ -369,13 +406,24 @@ func (c *Channels) URIs(name, after string, limit int) (uris []string, next stri
 	if v.List == 0 {
 		return nil, "", ErrNotListed
 	}
-	return c.store.Listed(v.List, after, limit)
+	for read := 0; ; {
+		page, next, err := c.store.Listed(v.List, after, limit)
+		if err != nil || sees == nil {
+			return page, next, err
+		}
+		read += len(page)
+		seen := slices.DeleteFunc(page, func(uri string) bool { return !sees(uri) })
+		if len(seen) > 0 || next == "" || read >= maxURIsRead {
+			return seen, next, nil
+		}
+		after = next
+	}
 }
 
 // Put makes a channel, or replaces one whole, its list included. It is durable
 // when Put returns; the notices after the position that it names are judged by the
 // new definition and none before. A *FilterError names the field that cannot be
-// served.
+// served. A channel that is replaced stays its owner's, unless d names another.
 func (c *Channels) Put(ctx context.Context, name string, d Definition) (info ChannelInfo, created bool, err error) {
 	if err := ChannelName(name); err != nil {
 		return info, false, err
@@ -390,20 +438,24 @@ func (c *Channels) Put(ctx context.Context, name string, d Definition) (info Cha
 	if err := next.compile(c.schemes); err != nil {
 		return info, false, err
 	}
+	old, err := c.find(name)
+	if created = err != nil; created {
+		old = nil
+	}
+	owner, err := c.ownerAfter(ctx, old, d.Owner)
+	if err != nil {
+		return info, false, err
+	}
+	var versions []version
+	if versions, err = c.versionsOf(old); err != nil {
+		return info, false, err
+	}
 	edit := graph.ListEdit{Key: recordChannel + name}
 	if d.URI != nil {
 		if next.List, err = c.newList(ctx); err != nil {
 			return info, false, err
 		}
 		next.matcher.list, edit.List, edit.Add = next.List, next.List, slices.Compact(slices.Sorted(slices.Values(d.URI)))
-	}
-	old, err := c.find(name)
-	if created = err != nil; created {
-		old = nil
-	}
-	var versions []version
-	if versions, err = c.versionsOf(old); err != nil {
-		return info, false, err
 	}
 	if n := len(versions); n > 0 && versions[n-1].List != 0 {
 		edit.Drop = []graph.ListID{versions[n-1].List}
@@ -413,17 +465,36 @@ func (c *Channels) Put(ctx context.Context, name string, d Definition) (info Cha
 		if n := len(versions); n > 0 && versions[n-1].From == at.Seq {
 			versions = versions[:n-1] // it decided nothing
 		}
-		return encodeChannel(at.Epoch, append(versions, next))
+		return encodeChannel(channelRecord{at.Epoch, owner, append(versions, next)})
 	}
 	release := c.hold(name)
 	if _, err := c.store.EditList(ctx, edit); err != nil {
 		release()
 		return info, false, fmt.Errorf("channel %s: %w", name, err)
 	}
-	ch := c.install(name, old, append(versions, next))
+	ch := c.install(name, old, owner, append(versions, next))
 	release()
-	info, err = c.info(ch)
+	info, err = c.counted(c.info(ch))
 	return info, created, err
+}
+
+// ownerAfter returns whose a channel is once it is made, or old was replaced.
+func (c *Channels) ownerAfter(ctx context.Context, old *channel, named string) (owner string, err error) {
+	if old != nil {
+		owner = old.ownedBy()
+		if err := c.may(ctx, owner); err != nil {
+			return "", err
+		}
+	}
+	if named == "" || named == owner {
+		return owner, nil
+	}
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if c.owned[named] >= maxPerOwner {
+		return "", ErrTooManyOwned
+	}
+	return named, nil
 }
 
 // versionsOf returns the versions of a channel that the journal still needs.
@@ -449,8 +520,8 @@ func (c *Channels) versionsOf(ch *channel) ([]version, error) {
 	return versions, nil
 }
 
-func encodeChannel(epoch graph.Epoch, versions []version) []byte {
-	b, err := json.Marshal(channelRecord{epoch, versions})
+func encodeChannel(r channelRecord) []byte {
+	b, err := json.Marshal(r)
 	if err != nil {
 		panic(err) // strings and numbers
 	}
@@ -458,18 +529,33 @@ func encodeChannel(epoch graph.Epoch, versions []version) []byte {
 }
 
 // install makes versions known once they are durable.
-func (c *Channels) install(name string, ch *channel, versions []version) *channel {
+func (c *Channels) install(name string, ch *channel, owner string, versions []version) *channel {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if ch == nil {
-		ch = &channel{name: name, versions: versions}
-		c.mu.Lock()
+		ch = &channel{name: name}
 		c.byName[name] = ch
-		c.mu.Unlock()
-		return ch
+	} else {
+		c.disown(ch)
+	}
+	if owner != "" {
+		c.owned[owner]++
 	}
 	ch.mu.Lock()
-	ch.versions = versions
-	ch.mu.Unlock()
+	defer ch.mu.Unlock()
+	ch.owner, ch.versions = owner, versions
 	return ch
+}
+
+// disown no longer counts ch for its owner. The lock is held.
+func (c *Channels) disown(ch *channel) {
+	owner := ch.ownedBy()
+	if owner == "" {
+		return
+	}
+	if c.owned[owner]--; c.owned[owner] == 0 {
+		delete(c.owned, owner)
+	}
 }
 
 // hold keeps the pump from matching until release is called: so it has judged no
@@ -512,6 +598,9 @@ func (c *Channels) Edit(ctx context.Context, name string, add, remove []string) 
 	c.editing.Lock()
 	defer c.editing.Unlock()
 	ch, err := c.find(name)
+	if err == nil {
+		err = c.may(ctx, ch.ownedBy())
+	}
 	if err != nil {
 		return graph.ListResult{}, err
 	}
@@ -531,6 +620,9 @@ func (c *Channels) Delete(ctx context.Context, name string) (graph.Cursor, error
 	c.editing.Lock()
 	defer c.editing.Unlock()
 	ch, err := c.find(name)
+	if err == nil {
+		err = c.may(ctx, ch.ownedBy())
+	}
 	if err != nil {
 		return graph.Cursor{}, err
 	}
@@ -546,6 +638,7 @@ func (c *Channels) Delete(ctx context.Context, name string) (graph.Cursor, error
 	}
 	c.mu.Lock()
 	delete(c.byName, name)
+	c.disown(ch)
 	c.mu.Unlock()
 	ch.mu.Lock()
 	ch.deleted = true

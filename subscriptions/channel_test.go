@@ -273,7 +273,7 @@ func TestChannelsThatCannotBeMadeAreRefused(t *testing.T) {
 	if err := put("plain", Filter{}); !errors.Is(err, ErrTooManyVersions) {
 		t.Errorf("replaced too often: got %v", err)
 	}
-	if list, _, err := channels.List("", 10); err != nil || len(list) != 1 || list[0].Name != "plain" {
+	if list, _, err := channels.List("", 10, nil); err != nil || len(list) != 1 || list[0].Name != "plain" {
 		t.Errorf("channels %+v %v, want the plain one alone", list, err)
 	}
 }
