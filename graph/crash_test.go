@@ -150,6 +150,7 @@ func TestAPowerCutAtAnyMomentLosesNothingThatWasAcknowledged(t *testing.T) {
 				var read []Notice
 				fs, versions, newest, read = powerCut(t, fs, rng, a, 1_000_000*(life+1))
 				a.versions, a.newest, a.read = versions, newest, read
+				soundStore(t, fs)
 				s, err := Open("store", Options{FS: fs, Cache: rigCache, chunk: 3})
 				if err != nil {
 					t.Fatalf("open after power cut %d: %v", life, err)

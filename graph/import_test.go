@@ -527,6 +527,7 @@ func TestAnImportIsThereAfterACrashOrNothingOfItIs(t *testing.T) {
 			if err := s.Close(); err != nil {
 				t.Fatal(err)
 			}
+			soundStore(t, o.FS)
 		}
 	}
 }

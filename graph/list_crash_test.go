@@ -173,6 +173,7 @@ func TestAnEditOfAListThatWasAnsweredSurvivesAPowerCutWhole(t *testing.T) {
 			}
 			for life := range lives {
 				fs = cutWhileEditing(t, fs, rng, a, 1_000_000*(life+1))
+				soundStore(t, fs)
 				s, err := Open("store", Options{FS: fs, Cache: rigCache, chunk: 3})
 				if err != nil {
 					t.Fatalf("open after power cut %d: %v", life, err)

@@ -530,7 +530,9 @@ func TestFormats(t *testing.T) {
 		if err := g.s.db.Set(metaKey(metaFormat), []byte{1}, pebble.Sync); err != nil {
 			t.Fatal(err)
 		}
+		g.crafted = true
 		g.crash(nil)
+		g.crafted = false
 		if v, err := g.s.meta(metaFormat); err != nil || len(v) != 1 || v[0] != 2 {
 			t.Errorf("got %v, %v, want 2", v, err)
 		}
@@ -617,6 +619,7 @@ func TestScanDoesABoundedPieceOfWork(t *testing.T) {
 	if err := b.Commit(pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
+	g.crafted = true
 	g.close()
 	g.open()
 	calls := 0
@@ -697,6 +700,7 @@ func TestListsOfUnequalLengthAreReadTogetherByTheirIndex(t *testing.T) {
 		}
 	}
 	// What is written and not yet durable neither shows nor holds anybody up.
+	g.crafted = true
 	b := g.s.db.NewBatch()
 	for seq := g.token().Seq + 1; seq < g.token().Seq+100; seq++ {
 		check(b.Set(markedKey(3, seq), nil, nil))
