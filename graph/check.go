@@ -235,16 +235,17 @@ type checker struct {
 	torn           bool // the journal has lost some of its notices
 
 	// By id.
-	col     *column
-	named   idSet
-	free    idSet
-	unread  idSet // rows that do not decode: what they said is not known
-	used    idSet // ids that something names
-	blank   map[uint32]bool
-	jobs    map[ID][]*job   // by resource
-	rebuilt map[string]bool // blocks that do not decode
-	telling timer           // notices that a repair has yet to write
-	stopped error           // the caller has given up
+	col       *column
+	named     idSet
+	free      idSet
+	unread    idSet           // rows that do not decode: what they said is not known
+	used      idSet           // ids that something names
+	blank     map[uint32]bool // pages that do not decode
+	stateless idSet           // whose state is none
+	jobs      map[ID][]*job   // by resource
+	rebuilt   map[string]bool // blocks that do not decode
+	telling   timer           // notices that a repair has yet to write
+	stopped   error           // the caller has given up
 
 	names, edges, markers, groups, marks, members relation
 

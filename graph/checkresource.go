@@ -66,14 +66,35 @@ func (c *checker) loadPages() error {
 			}
 			return c.flushLarge()
 		}
-		c.col.load(n, &words)
-		for slot, w := range words {
-			if id := ID(n)*pageSize + ID(slot); w != 0 && !c.named.has(id) {
-				c.found(key, 0, fmt.Sprintf("it holds a state of resource %d, which does not exist", id), func() { c.col.put(id, 0) })
-			}
-		}
+		c.loadWords(key, n, &words)
 		return c.flushLarge()
 	})
+}
+
+// loadWords takes in a page, without the states that there are not.
+func (c *checker) loadWords(key []byte, n uint32, words *[pageSize]uint16) {
+	at := func(slot int) ID { return ID(n)*pageSize + ID(slot) }
+	for slot, w := range words {
+		if noState(w) && c.named.has(at(slot)) {
+			words[slot] = uint16(word(w).withState(Stub))
+			c.stateless.add(at(slot))
+			c.found(key, at(slot), fmt.Sprintf("there is no state %d", word(w).state()), func() {
+				check(c.b.Merge(key, appendPageOps(nil, []pageOp{{uint16(slot), words[slot]}}), nil))
+			})
+		}
+		if w != 0 && !c.named.has(at(slot)) {
+			words[slot] = 0
+			c.found(key, 0, fmt.Sprintf("it holds a state of resource %d, which does not exist", at(slot)), func() {
+				check(c.b.Merge(key, appendPageOps(nil, []pageOp{{uint16(slot), 0}}), nil))
+			})
+		}
+	}
+	c.col.load(n, words)
+}
+
+// stateLost reports whether the state of id did not decode.
+func (c *checker) stateLost(id ID) bool {
+	return c.blank[uint32(id/pageSize)] || c.stateless.has(id)
 }
 
 // checkResources goes through everything that is in the order of ids at once.
@@ -303,10 +324,10 @@ func (c *checker) flag(e *entry, f word, on bool, wrong string) {
 	c.col.put(e.id, c.col.get(e.id).with(f, on))
 }
 
-// wrongState notes that e's state is wrong. Of a page that does not decode it is
-// only made right.
+// wrongState notes that e's state is wrong. One that did not decode is only
+// made right.
 func (c *checker) wrongState(e *entry, wrong string, fix func()) {
-	c.note(c.blank[uint32(e.id/pageSize)], pageKey(uint32(e.id/pageSize)), e.id, wrong, fix)
+	c.note(c.stateLost(e.id), pageKey(uint32(e.id/pageSize)), e.id, wrong, fix)
 }
 
 // checkEdges: an artefact depends on who exists, and not on itself; and it is ahead
@@ -366,8 +387,6 @@ func (c *checker) checkState(e *entry) {
 	w, r := c.col.get(e.id), e.row
 	settle := func() { c.settle(e) }
 	switch st := w.state(); {
-	case st > Pending:
-		c.wrongState(e, fmt.Sprintf("there is no state %d", st), settle)
 	case st == Stub && r.is(rowKnown):
 		c.wrongState(e, "it is a stub, and its content is known", settle)
 	case st != Stub && !r.is(rowKnown):
@@ -399,7 +418,7 @@ func (c *checker) checkState(e *entry) {
 // waits reports whether e waits for somebody, or for a fan-out that reaches it.
 func (c *checker) waits(e *entry) (yes bool) {
 	e.row.eachDep(func(x ID) bool {
-		yes = c.col.get(x).unsettled() || len(c.jobs[x]) > 0 || c.blank[uint32(x/pageSize)]
+		yes = c.col.get(x).unsettled() || len(c.jobs[x]) > 0 || c.stateLost(x)
 		return !yes
 	})
 	return yes

@@ -139,7 +139,10 @@ func (c *column) count(p *page, old, w word) {
 	}
 }
 
-// load takes a page as it was stored.
+// noState reports a word that no program of this format has written.
+func noState(w uint16) bool { return word(w).state() > Pending }
+
+// load takes a page as it was stored. Its words have states that there are.
 func (c *column) load(n uint32, words *[pageSize]uint16) {
 	p := c.page(n)
 	p.words = *words

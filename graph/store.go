@@ -386,6 +386,9 @@ func (s *Store) loadPages() error {
 		if err := decodePage(v, &words); err != nil {
 			return err
 		}
+		if slices.ContainsFunc(words[:], noState) {
+			return malformed("page", "no such state")
+		}
 		s.col.load(binary.BigEndian.Uint32(k[1:]), &words)
 		return nil
 	})
