@@ -240,6 +240,8 @@ func (s *Store) landOne(f flight) error {
 
 // step builds and applies one commit of requests, or of what work does.
 func (s *Store) step(now int64, reqs []*request, work func(t *txn)) (f flight, err error) {
+	s.writing.Lock()
+	defer s.writing.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer func() {

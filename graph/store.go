@@ -83,6 +83,9 @@ type Store struct {
 	stopped chan struct{} // closed when Run returns
 	stop    sync.Once
 
+	// writing is held by the apply loop while it builds and applies a commit, and
+	// by whoever must find the log at rest. It is taken before mu.
+	writing sync.Mutex
 	// mu is held by the apply loop while it builds and applies a commit, and by
 	// readers of what follows.
 	mu       sync.RWMutex

@@ -13,7 +13,7 @@ import (
 // tests of a room are held to the same.
 var may = map[string][]string{
 	"cmd/freshwire": {"hub", "hub/auth", "hub/bench", "hub/client", "hub/mediawiki"},
-	"hub": {"federation", "subscriptions", "digest", "graph", "graph/bulk",
+	"hub": {"federation", "subscriptions", "digest", "graph", "graph/backup", "graph/bulk",
 		"hub/auth", "hub/client", "hub/mediawiki", "hub/outbound"},
 	"hub/auth":          {"graph"},
 	"hub/client":        {"federation/follow"},
@@ -25,6 +25,7 @@ var may = map[string][]string{
 	"subscriptions":     {"graph"},
 	"digest":            {"graph"},
 	"graph":             {"graph/bulk"},
+	"graph/backup":      {"graph"},
 	"graph/bulk":        {},
 
 	"internal/house":         {},
