@@ -28,8 +28,11 @@ const (
 type callerKey struct{}
 
 // caller returns what the sender of r may do.
-func caller(r *http.Request) *auth.Rights {
-	rights, _ := r.Context().Value(callerKey{}).(*auth.Rights)
+func caller(r *http.Request) *auth.Rights { return callerOf(r.Context()) }
+
+// callerOf returns what the sender of the request whose context it is may do.
+func callerOf(ctx context.Context) *auth.Rights {
+	rights, _ := ctx.Value(callerKey{}).(*auth.Rights)
 	if rights == nil {
 		return new(auth.Rights)
 	}

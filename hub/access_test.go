@@ -378,6 +378,96 @@ func TestAStreamShowsItsReaderWhatItMaySee(t *testing.T) {
 	}
 }
 
+func TestChannelsAreTheirOwnersToChangeAndEverybodysToReadIfPublic(t *testing.T) {
+	h := startKeyedHub(t, nil)
+	reader := auth.Rights{Subject: "mirror", Subscribe: auth.Prefixes{"https://en.example.org"}}
+	stranger := auth.Rights{}
+	const own, secret = `"https://en.example.org/wiki/A"`, `"https://secret.example.org/T"`
+	for i, c := range []struct {
+		who          auth.Rights
+		method, path string
+		body         string
+		want         int
+	}{
+		{stranger, "PUT", "mine", `{"uri":[]}`, 401},
+		{enwiki, "PUT", "mine", `{"uri":[` + own + `]}`, 201},
+		{enwiki, "PUT", "theirs", `{"uri":[` + secret + `]}`, 403},
+		{enwiki, "PUT", "open", `{"prefix":["https://en.example.org/wiki"],"public":true}`, 403},
+		{enwiki, "PUT", "others", `{"uri":[],"owner":"dewiki"}`, 403},
+		{enwiki, "PATCH", "mine", `{"add":{"uri":[` + secret + `]}}`, 403},
+		{enwiki, "PATCH", "mine", `{"add":{"uri":["https://en.example.org/wiki/B"]},"remove":{"uri":[` + secret + `]}}`, 200},
+		{dewiki, "PUT", "mine", `{"uri":[]}`, 403},
+		{dewiki, "PATCH", "mine", `{"remove":{"uri":[` + own + `]}}`, 403},
+		{dewiki, "DELETE", "mine", ``, 403},
+		{dewiki, "GET", "mine", ``, 404},
+		{dewiki, "GET", "mine/uris", ``, 404},
+		{stranger, "GET", "mine", ``, 401},
+		{stranger, "GET", "none", ``, 401},
+		{stranger, "GET", "all", ``, 401},
+		{enwiki, "GET", "all", ``, 200},
+		{enwiki, "GET", "mine", ``, 200},
+		{root, "PUT", "public", `{"uri":[` + own + `],"public":true,"owner":"enwiki"}`, 201},
+		{stranger, "GET", "public", ``, 200},
+		{stranger, "GET", "public/uris", ``, 200},
+		{dewiki, "GET", "public", ``, 200},
+		{stranger, "PATCH", "public", `{"add":{"uri":[` + own + `]}}`, 401},
+		{dewiki, "PATCH", "public", `{"add":{"uri":[` + secret + `]}}`, 403},
+		{enwiki, "PATCH", "public", `{"add":{"uri":[` + secret + `]}}`, 403},
+		{enwiki, "PUT", "public", `{"prefix":["https://secret.example.org"],"public":true}`, 403},
+		{enwiki, "PATCH", "public", `{"add":{"uri":["https://en.example.org/wiki/B"]}}`, 200},
+		{root, "PUT", "admins", `{"uri":[` + own + `,` + secret + `]}`, 201},
+		{enwiki, "PATCH", "admins", `{"remove":{"uri":[` + own + `]}}`, 403},
+		{root, "PUT", "mine", `{"uri":[` + own + `,` + secret + `]}`, 200},
+		{enwiki, "DELETE", "mine", ``, 200},
+	} {
+		var a *reply
+		if c.who.Anonymous() {
+			a = h.do(c.method, "/v1/channels/"+c.path, c.body)
+		} else {
+			a = h.as(c.who, c.method, "/v1/channels/"+c.path, c.body)
+		}
+		if a.status != c.want {
+			t.Errorf("%d: %s %s %s %s: %d %s, want %d", i, c.who.Subject, c.method, c.path, c.body, a.status, a.body, c.want)
+		}
+	}
+	if a := h.as(enwiki, "PATCH", "/v1/channels/public", `{"add":`+own+"}\n"+`{"add":`+secret+"}\n", "Content-Type", typeNDJSON); a.status != 403 || !strings.Contains(string(a.body), `"item":1`) {
+		t.Errorf("a foreign line: %d %s", a.status, a.body)
+	}
+	for name, c := range map[string]struct {
+		a    *reply
+		want string
+	}{
+		"a stranger": {h.do("GET", "/v1/channels", ""), `"public"`}, "its owner": {h.as(enwiki, "GET", "/v1/channels", ""), `"public"`},
+		"another": {h.as(dewiki, "GET", "/v1/channels", ""), `"public"`},
+	} {
+		if text := string(c.a.body); !strings.Contains(text, c.want) || strings.Contains(text, "admins") {
+			t.Errorf("%s is shown %s", name, text)
+		}
+	}
+	from := h.store.Token().String()
+	h.as(root, "POST", "/v1/updates", `[{"uri":`+secret+`,"version":"1"},{"uri":`+own+`,"version":"1"}]`)
+	for name, got := range map[string]string{
+		"a stranger of a public channel":      h.frames(nil, "channel=public&since="+from, "wiki/A"),
+		"a reader of a channel with both":     h.frames(&reader, "channel=admins&since="+from, "wiki/A"),
+		"a reader of the channel that is all": h.frames(&reader, "channel=all&since="+from, "wiki/A"),
+	} {
+		if strings.Contains(got, "secret") {
+			t.Errorf("%s gets %s", name, got)
+		}
+	}
+	if got := h.frames(&root, "channel=admins&since="+from, "wiki/A"); !strings.Contains(got, "secret.example.org/T") {
+		t.Errorf("an administrator gets %s", got)
+	}
+	for _, path := range []string{"/v1/channels", "/v1/channels/public", "/v1/channels/public/uris"} {
+		if got := h.do("GET", path, "", "Origin", "https://elsewhere.example").header.Get("Access-Control-Allow-Origin"); got != "*" {
+			t.Errorf("%s to a stranger: Access-Control-Allow-Origin %q", path, got)
+		}
+		if got := h.as(enwiki, "GET", path, "").header.Get("Access-Control-Allow-Origin"); got != "" {
+			t.Errorf("%s to a holder: Access-Control-Allow-Origin %q", path, got)
+		}
+	}
+}
+
 func TestWithKeysAHubListensToTheWorldUnderAnyName(t *testing.T) {
 	h := startKeyedHub(t, func(c *Config) { c.Listen = "0.0.0.0:0" })
 	if a := h.do("GET", "/healthz", "", "Host", "hub.example.org"); a.status != 200 {

@@ -3,7 +3,9 @@ package hub
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -21,6 +23,8 @@ const (
 	// maxDefinitionValues bounds the URIs in the definition of a channel; more are
 	// put on its list afterwards.
 	maxDefinitionValues = graph.MaxListEdit
+	// maxOwner bounds the name of an owner in bytes: it is the subject of a token.
+	maxOwner = 255
 	// maxListLine bounds a line of a list that is sent, in bytes: a URI whose every
 	// byte is escaped.
 	maxListLine = 6*graph.MaxURI + 64
@@ -89,6 +93,47 @@ func channelError(err error) error {
 	return err
 }
 
+// mayOwn refuses who may not change a channel of an owner: nobody's are the
+// administrators'. The context is that of a request.
+func mayOwn(ctx context.Context, owner string) error {
+	rights := callerOf(ctx)
+	if rights.Admin || owner != "" && owner == rights.Subject {
+		return nil
+	}
+	return refuse(forbidden, "name", "the channel is not yours to change")
+}
+
+// isShown reports whether the caller may look at a channel: everybody at public
+// ones, holders of a token at those that every hub has and at their own.
+func isShown(r *http.Request, info *subscriptions.ChannelInfo) bool {
+	rights := caller(r)
+	return info.Public || rights.Admin || !rights.Anonymous() && (info.BuiltIn || info.Owner == rights.Subject)
+}
+
+// shownChannel returns a channel that the caller may look at. Of others it does not
+// tell whether they are there.
+func (h *Hub) shownChannel(w http.ResponseWriter, r *http.Request, name string) (subscriptions.ChannelInfo, error) {
+	info, err := h.channels.Get(name)
+	if err == nil && !isShown(r, &info) {
+		err = fmt.Errorf("%w: %.80q", subscriptions.ErrNoChannel, name)
+	}
+	if errors.Is(err, subscriptions.ErrNoChannel) && caller(r).Anonymous() {
+		return info, refuse(unauthorized, "name", "send a token, or ask for a public channel")
+	}
+	if err != nil {
+		return info, channelError(err)
+	}
+	allowOrigins(w, r)
+	return info, nil
+}
+
+// allowOrigins lets pages of any origin read what everybody is shown.
+func allowOrigins(w http.ResponseWriter, r *http.Request) {
+	if caller(r).Anonymous() {
+		w.Header().Set("Access-Control-Allow-Origin", "*")
+	}
+}
+
 // getChannels lists the channels that somebody made, after those that are always
 // there.
 func (h *Hub) getChannels(w http.ResponseWriter, r *http.Request) error {
@@ -100,10 +145,11 @@ func (h *Hub) getChannels(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list, next, err := h.channels.List(q.Get("after"), limit, nil)
+	list, next, err := h.channels.List(q.Get("after"), limit, func(info subscriptions.ChannelInfo) bool { return isShown(r, &info) })
 	if err != nil {
 		return err
 	}
+	allowOrigins(w, r)
 	items := make([]channelShape, 0, len(list))
 	for _, info := range list {
 		items = append(items, shapeChannel(info))
@@ -123,9 +169,9 @@ func (h *Hub) getChannel(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	info, err := h.channels.Get(name)
+	info, err := h.shownChannel(w, r, name)
 	if err != nil {
-		return channelError(err)
+		return err
 	}
 	return writeJSON(w, shapeChannel(info))
 }
@@ -151,6 +197,9 @@ func (h *Hub) putChannel(w http.ResponseWriter, r *http.Request) error {
 	if no := (*refusal)(nil); errors.As(err, &no) && no.kind == overLimit && no.field == "uri" {
 		no.detail += "; make the channel with an empty list and send them by PATCH as " + typeNDJSON
 	}
+	if err == nil {
+		err = mayDefine(r, &d)
+	}
 	if err != nil {
 		return err
 	}
@@ -166,6 +215,34 @@ func (h *Hub) putChannel(w http.ResponseWriter, r *http.Request) error {
 		status = http.StatusCreated
 	}
 	return writeJSONStatus(w, status, shapeChannel(info))
+}
+
+// mayDefine refuses a channel that the caller may not make: a list with what it may
+// not see, somebody else's, or a public one, which would show to everybody what the
+// hub shows to its owner. Who is no administrator owns what it makes.
+func mayDefine(r *http.Request, d *subscriptions.Definition) error {
+	rights := caller(r)
+	if rights.Admin {
+		return nil
+	}
+	if d.Public {
+		return refuse(forbidden, "public", "only an administrator makes a channel public: it is then shown to everybody")
+	}
+	if d.Owner != "" && d.Owner != rights.Subject {
+		return refuse(forbidden, "owner", "the channel would be another's")
+	}
+	d.Owner = rights.Subject
+	return mayList(r, "uri", d.URI)
+}
+
+// mayList refuses URIs on a list that the caller may not see.
+func mayList(r *http.Request, field string, uris []string) error {
+	for _, uri := range uris {
+		if err := maySee(r, field, uri); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // readDefinition reads one member of a channel's definition.
@@ -187,6 +264,12 @@ func (h *Hub) readDefinition(s *scanner, name string, d *subscriptions.Definitio
 		d.Lane, err = s.texts(maxDefinitionValues)
 	case "public":
 		d.Public, err = s.boolean()
+	case "owner":
+		var t []byte
+		if t, err = s.text(); err == nil {
+			err = checkToken(t, maxOwner)
+		}
+		d.Owner = string(t)
 	default:
 		err = errNoMember
 	}
@@ -221,6 +304,9 @@ func (h *Hub) patchChannel(w http.ResponseWriter, r *http.Request) error {
 		})
 	})
 	if err != nil {
+		return err
+	}
+	if err := mayList(r, "add", add); err != nil {
 		return err
 	}
 	if len(add)+len(remove) > graph.MaxListEdit {
@@ -347,6 +433,9 @@ func (l *listLoad) take(text []byte) error {
 		}
 		said = true
 		uri, err := s.uri(l.h.cfg.Schemes)
+		if err == nil && field == "add" {
+			err = maySee(l.r, "add", uri)
+		}
 		if err == nil {
 			l.last[uri] = listLine{field == "add", l.line}
 		}
@@ -412,7 +501,15 @@ func (h *Hub) getChannelURIs(w http.ResponseWriter, r *http.Request) error {
 		}
 		limit = linesPage
 	}
-	page := func(after string) ([]string, string, error) { return h.channels.URIs(name, after, limit, nil) }
+	info, err := h.shownChannel(w, r, name)
+	if err != nil {
+		return err
+	}
+	var sees func(uri string) bool // nil is everything
+	if rights := caller(r); !info.Public && !rights.SeesAll() {
+		sees = rights.Sees
+	}
+	page := func(after string) ([]string, string, error) { return h.channels.URIs(name, after, limit, sees) }
 	uris, next, err := page(q.Get("after"))
 	if errors.Is(err, graph.ErrCursor) {
 		return refuse(badQuery, "after", "%v", err)

@@ -116,6 +116,7 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 	if h.channels, err = subscriptions.OpenChannels(h.store, cfg.Schemes...); err != nil {
 		return nil, errors.Join(err, h.store.Close())
 	}
+	h.channels.Guard(mayOwn)
 	h.streams = subscriptions.NewStreamer(h.store, subscriptions.StreamOptions{
 		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Portable: m.portable, Channels: h.channels, Schemes: cfg.Schemes,
 		ClientAddr: h.clientAddr, Viewer: viewer, Problem: streamProblem, Log: log.With("component", "streams")})

@@ -111,6 +111,7 @@ func (c *cli) drawChannel(ch client.Channel) error {
 		field(w, "lets through", definition(ch))
 		field(w, "uris", listLength(ch))
 		field(w, "public", ch.Public)
+		field(w, "owner", dash(ch.Owner))
 		field(w, "since", ch.Cursor)
 		if ch.BuiltIn {
 			field(w, "built in", "every hub has it; it cannot be changed")
@@ -168,7 +169,8 @@ the hub's journal keeps; change its list instead.`
 	fl.StringArrayVar(&d.Bucket, "bucket", nil, "only this bucket, repeatable")
 	fl.StringArrayVar(&d.Kind, "kind", nil, "only changed or refresh")
 	fl.StringArrayVar(&d.Lane, "lane", nil, "only prompt or bulk")
-	fl.BoolVar(&d.Public, "public", false, "for everybody to read")
+	fl.BoolVar(&d.Public, "public", false, "for everybody to read; for administrators to say")
+	fl.StringVar(&d.Owner, "owner", "", "who may change it, if an administrator makes it for somebody")
 	return cmd
 }
 

@@ -34,6 +34,9 @@ type ChannelDefinition struct {
 	Kind   []string `json:"kind,omitempty"`
 	Lane   []string `json:"lane,omitempty"`
 	Public bool     `json:"public,omitempty"` // for everybody to read
+	// Owner may change it: the subject of a token. "" is who makes it, of an
+	// administrator nobody.
+	Owner string `json:"owner,omitempty"`
 }
 
 // Channel is a named filter of the hub. Its list is read by [Client.ChannelURIs].
@@ -46,8 +49,9 @@ type Channel struct {
 	Kind    []string `json:"kind,omitempty"`
 	Lane    []string `json:"lane,omitempty"`
 	Public  bool     `json:"public,omitempty"`
-	Listed  bool     `json:"listed"` // it has a list of URIs
-	URIs    int      `json:"uris"`   // how many are on the list
+	Owner   string   `json:"owner,omitempty"` // "" is nobody's
+	Listed  bool     `json:"listed"`          // it has a list of URIs
+	URIs    int      `json:"uris"`            // how many are on the list
 	BuiltIn bool     `json:"built_in,omitempty"`
 	Cursor  string   `json:"cursor,omitempty"` // notices after it are judged by this definition
 }
