@@ -79,6 +79,7 @@ type Config struct {
 	KeepBytes    Size           `yaml:"keep-bytes"`
 	Cache        Size           `yaml:"cache"`
 	MinFree      Size           `yaml:"min-free"`
+	BackupDir    string         `yaml:"backup-dir"`
 	// StreamsPerAddress bounds the open streams of one client address.
 	StreamsPerAddress int       `yaml:"streams-per-address"`
 	ClockStart        time.Time `yaml:"clock-start"`
@@ -133,6 +134,7 @@ var settings = []Setting{
 	{"keep-bytes", "size beyond which the oldest part of the journal goes; 0 means no bound", func(c *Config) any { return &c.KeepBytes }},
 	{"cache", "memory for the store's block cache", func(c *Config) any { return &c.Cache }},
 	{"min-free", "free disk below which writes are refused and reads go on; 0 means none", func(c *Config) any { return &c.MinFree }},
+	{"backup-dir", "folder for backups, on the disk of the data; \"backups\" among them by default", func(c *Config) any { return &c.BackupDir }},
 	{"streams-per-address", "streams that one client address may have open", func(c *Config) any { return &c.StreamsPerAddress }},
 	{"clock-start", "time at which an accelerated clock starts; loopback only", func(c *Config) any { return &c.ClockStart }},
 	{"clock-rate", "seconds that an accelerated clock goes in a second", func(c *Config) any { return &c.ClockRate }},

@@ -26,7 +26,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -110,7 +109,7 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 	if m.store != nil {
 		m.store(&options)
 	}
-	if h.store, err = graph.Open(filepath.Join(cfg.Data, "store"), options); err != nil {
+	if h.store, err = graph.Open(cfg.store(), options); err != nil {
 		return nil, err
 	}
 	if h.channels, err = subscriptions.OpenChannels(h.store, cfg.Schemes...); err != nil {

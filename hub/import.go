@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"path/filepath"
 	"runtime"
 	"sort"
 
@@ -64,7 +63,7 @@ func Import(ctx context.Context, cfg Config, log *slog.Logger, lines func() ([]b
 	})
 	g.Go(func() (err error) {
 		next := func() (graph.Update, error) { return s.next(ctx) }
-		res, err = graph.Import(ctx, filepath.Join(cfg.Data, "store"), h.storeOptions(log), auth.Local, next, progress)
+		res, err = graph.Import(ctx, cfg.store(), h.storeOptions(log), auth.Local, next, progress)
 		var invalid *graph.InvalidError
 		if errors.As(err, &invalid) {
 			err = &LineError{s.line(invalid.Item), fmt.Errorf("%s: %s", invalid.Field, invalid.Reason)}

@@ -89,7 +89,8 @@ var (
 		"send smaller batches"}
 	badContentType = &problemKind{"bad-content-type", http.StatusUnsupportedMediaType, "The body's media type or encoding is not supported",
 		"send application/json or application/x-ndjson, plain or encoded with gzip or zstd"}
-	noSpace = &problemKind{"no-space", http.StatusInsufficientStorage, "The hub's disk is nearly full, and it only reads",
+	backupRefused = &problemKind{"backup-refused", http.StatusConflict, "The backup cannot be made", "GET /v1/backups lists those that are there"}
+	noSpace       = &problemKind{"no-space", http.StatusInsufficientStorage, "The hub's disk is nearly full, and it only reads",
 		"come again later; the operator makes room on the disk, keeps less journal (keep-bytes) or lowers min-free"}
 	internalError = &problemKind{"internal", http.StatusInternalServerError, "The hub failed",
 		"the hub's log tells more under this request's X-Request-Id"}
@@ -103,7 +104,7 @@ var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
 	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
-	noSpace, internalError, shuttingDown,
+	backupRefused, noSpace, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
 	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},

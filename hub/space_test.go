@@ -51,9 +51,7 @@ func TestAHubWithAFullDiskReadsOnAndWritesAgainWhenThereIsRoom(t *testing.T) {
 	disk.free <- 1 << 40
 	cfg := DefaultConfig()
 	cfg.Listen, cfg.Data, cfg.Cache, cfg.MinFree = "127.0.0.1:0", t.TempDir(), minCache, 3<<30
-	m := thisMachine
-	m.store = func(o *graph.Options) { o.FS = disk }
-	h := runHub(t, func() (*Hub, error) { return newOn(m, cfg, slog.New(slog.DiscardHandler)) })
+	h := runHub(t, func() (*Hub, error) { return newOn(machineWith(disk), cfg, slog.New(slog.DiscardHandler)) })
 	const a, b = "https://e.example/a", "https://e.example/b"
 	first := h.put(`[{"uri":"` + a + `","version":"1"},{"uri":"` + b + `","hash":"h","deps":[{"uri":"` + a + `","seen":"1"}]}]`)
 	if r := h.do("PUT", "/v1/channels/old", `{"uri":["`+a+`"]}`); r.status != 201 {
@@ -109,4 +107,11 @@ func TestAHubWithAFullDiskReadsOnAndWritesAgainWhenThereIsRoom(t *testing.T) {
 		}
 	}
 	t.Error("the stream ended without the update")
+}
+
+// machineWith is this machine with another disk.
+func machineWith(disk vfs.FS) machine {
+	m := thisMachine
+	m.store = func(o *graph.Options) { o.FS = disk }
+	return m
 }

@@ -44,7 +44,7 @@ func (c *cli) loadList(ctx context.Context, hub *client.Client, channel, name st
 	}
 	lines := &listReader{f: f}
 	if f.file != nil {
-		lines.shown = c.newProgress(f)
+		lines.shown = c.newProgress(f.info.Size())
 	}
 	res, err := hub.LoadChannel(ctx, channel, lines)
 	if f.file != nil { // the next byte of a pipe may never come

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"sync/atomic"
 	"time"
 
@@ -15,7 +14,7 @@ import (
 )
 
 func (c *cli) imports() *cobra.Command {
-	var file, data string
+	var at hubData
 	cmd := &cobra.Command{
 		Use:   "import FILE.ndjson[.gz|.zst]",
 		Short: "make a new store from a snapshot, while no hub runs on it",
@@ -30,19 +29,14 @@ its journal begins with these.`,
   freshwire serve --data /var/lib/freshwire              # run a hub on it`,
 		Args: args(cobra.ExactArgs(1)),
 		RunE: func(cmd *cobra.Command, list []string) error {
-			given := map[string]string{}
-			if cmd.Flags().Changed("data") {
-				given["data"] = data
-			}
-			cfg, err := hub.LoadConfig(file, os.Environ(), given)
+			cfg, err := at.load(cmd)
 			if err != nil {
-				return usageError{err}
+				return err
 			}
 			return c.importFile(cmd.Context(), cfg, list[0])
 		},
 	}
-	cmd.Flags().StringVar(&file, "config", "", "YAML file with the settings of the hub ("+hub.EnvFile+")")
-	cmd.Flags().StringVar(&data, "data", "", "folder of the hub's data, as of freshwire serve")
+	at.flags(cmd)
 	return c.chooseOutput(cmd)
 }
 
@@ -63,7 +57,7 @@ func (c *cli) importFile(ctx context.Context, cfg hub.Config, name string) error
 	}
 	defer f.Close()
 	began := time.Now()
-	shown := c.newProgress(f)
+	shown := c.newProgress(f.info.Size())
 	var read atomic.Int64
 	lines := func() ([]byte, error) {
 		line, more, err := f.next()

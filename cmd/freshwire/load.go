@@ -79,7 +79,7 @@ func (c *cli) loadFile(ctx context.Context, hub *client.Client, name string, res
 	}
 
 	began := time.Now()
-	shown := c.newProgress(f)
+	shown := c.newProgress(f.info.Size())
 	total, err := f.send(ctx, hub, place, shown)
 	shown.stop()
 	if err != nil {
@@ -335,9 +335,9 @@ type progress struct {
 	next  time.Time // when to tell again
 }
 
-func (c *cli) newProgress(f *updateFile) *progress {
+func (c *cli) newProgress(size int64) *progress {
 	now := time.Now()
-	p := &progress{w: c.stderr, size: f.info.Size(), began: now, next: now.Add(reportEvery)}
+	p := &progress{w: c.stderr, size: size, began: now, next: now.Add(reportEvery)}
 	if file, ok := c.stderr.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
 		p.bar = progressbar.NewOptions64(p.size, progressbar.OptionSetWriter(file),
 			progressbar.OptionShowBytes(true), progressbar.OptionSetDescription("loading"),
