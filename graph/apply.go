@@ -56,6 +56,7 @@ func (t *txn) repetition(p *prepared) bool {
 	}
 	r = t.edit(p.id)
 	r.at, r.updated = p.at, t.s.seq
+	t.own(r, t.by)
 	return true
 }
 
@@ -156,6 +157,7 @@ func (t *txn) remake(p *prepared, artefact, overlap bool) outcome {
 	r.set(rowMissing|rowDiffering|rowReorder, false)
 	r.set(rowArtefact, artefact)
 	r.presumed, r.noticeDue, r.lease, r.failures = "", 0, 0, 0
+	t.own(r, t.by)
 	t.setFacts(r, p)
 	c := cause{id: p.id, uid: p.causeID(), at: t.now}
 	if changed {
@@ -379,6 +381,7 @@ func (t *txn) retire(id ID, a Action, why retirement) {
 	}
 	c.seq = r.changed
 	t.replaceEdges(id, nil)
+	t.own(r, nil)
 	t.setState(id, Stub)
 	t.put(id, t.word(id).with(wordUnproven|wordDamped, false))
 	if !t.word(id).is(wordDependents) {

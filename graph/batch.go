@@ -178,10 +178,11 @@ func (s *Store) lookupEdges(p *prepared) error {
 
 // Apply applies a batch: all of it or nothing. It is durable, with all its
 // notices, when Apply returns nil. Updates of one caller are applied in order.
-// Publisher is the scope of update ids. An [InvalidError] names the item that
-// was refused; then nothing changed. On a disk that is nearly full all is refused
-// with a [NoSpaceError], deletes and purges too: others have to hear of them, which
-// takes more than their edges give.
+// Publisher is the scope of update ids, and has an account. An [InvalidError] names
+// the item that was refused, a [QuotaError] what would be too many; then nothing
+// changed. On a disk that is nearly full all is refused with a [NoSpaceError],
+// deletes and purges too: others have to hear of them, which takes more than their
+// edges give.
 func (s *Store) Apply(ctx context.Context, publisher string, us []Update) (Result, error) {
 	batch, err := s.prepareAll(s.o.Clock(), publisher, us)
 	if err != nil {
@@ -191,18 +192,20 @@ func (s *Store) Apply(ctx context.Context, publisher string, us []Update) (Resul
 	if err := s.do(ctx, batch.into(&res)); err != nil {
 		return Result{}, err
 	}
-	return res, nil
+	return res, batch.refused
 }
 
 // batch is a request to apply updates.
 type batch struct {
-	s        *Store
-	items    []prepared
-	collects uint64 // ids were looked up after so many had been given back
+	publisher string
+	quota     Quota
+	items     []prepared
+	collects  uint64 // ids were looked up after so many had been given back
+	refused   error
 }
 
 func (s *Store) prepareAll(now time.Time, publisher string, us []Update) (*batch, error) {
-	b := &batch{s: s, items: make([]prepared, len(us))}
+	b := &batch{publisher: publisher, quota: s.quota(publisher), items: make([]prepared, len(us))}
 	s.mu.RLock()
 	b.collects = s.collects.Load()
 	s.mu.RUnlock()
@@ -223,15 +226,23 @@ func (s *Store) prepareAll(now time.Time, publisher string, us []Update) (*batch
 
 func (b *batch) into(res *Result) func(t *txn) {
 	return func(t *txn) {
-		*res = Result{Accepted: len(b.items)}
-		stale := b.collects != t.s.collects.Load() // an id may belong to another resource now
-		for i := range b.items {
-			p := &b.items[i]
-			if stale {
+		if b.collects != t.s.collects.Load() { // an id may belong to another resource now
+			for i := range b.items {
+				p := &b.items[i]
 				p.id, _ = t.find(p.URI)
 				p.found = false
 			}
-			switch t.apply(p) {
+		}
+		if b.quota != (Quota{}) {
+			resources, edges := b.growth(t)
+			if b.refused = b.quota.admits(t, b.publisher, resources, edges); b.refused != nil {
+				return
+			}
+		}
+		t.by = t.billed(b.publisher)
+		*res = Result{Accepted: len(b.items)}
+		for i := range b.items {
+			switch t.apply(&b.items[i]) {
 			case outcomeChanged:
 				res.Changed++
 			case outcomeDuplicate:

@@ -75,7 +75,7 @@ func (w *wikiShape) fill(b *testing.B, s *Store) [][]Dep {
 			all[k] = w.deps(w.rnd)
 			us = append(us, Update{URI: w.page(k), Type: "html", Hash: "h", Deps: all[k], Buckets: []string{}})
 		}
-		if _, err := s.Apply(context.Background(), "bench", us); err != nil {
+		if _, err := s.Apply(context.Background(), LocalPublisher, us); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -141,7 +141,7 @@ func BenchmarkUpdate(b *testing.B) {
 							us[k] = Update{URI: w.page(i), Type: "html", Hash: fmt.Sprint(rnd.Uint32()), Deps: deps, Buckets: []string{}}
 						}
 						start := time.Now()
-						if _, err := s.Apply(context.Background(), "bench", us); err != nil {
+						if _, err := s.Apply(context.Background(), LocalPublisher, us); err != nil {
 							b.Error(err)
 							return
 						}
@@ -180,7 +180,7 @@ func BenchmarkUnchanged(b *testing.B) {
 					i := rnd.IntN(pages)
 					us[k] = Update{URI: w.page(i), Type: "html", Hash: "h", Deps: all[i], Buckets: []string{}}
 				}
-				if _, err := s.Apply(context.Background(), "bench", us); err != nil {
+				if _, err := s.Apply(context.Background(), LocalPublisher, us); err != nil {
 					b.Error(err)
 					return
 				}
@@ -203,7 +203,7 @@ func BenchmarkFanout(b *testing.B) {
 		for k := range us {
 			us[k] = Update{URI: page(i + k), Type: "html", Hash: "h", Deps: []Dep{{hot, "0"}}}
 		}
-		if _, err := s.Apply(context.Background(), "bench", us); err != nil {
+		if _, err := s.Apply(context.Background(), LocalPublisher, us); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -220,7 +220,7 @@ func BenchmarkFanout(b *testing.B) {
 				version := fmt.Sprint(before + 10)
 				b.StartTimer()
 				start := time.Now()
-				if _, err := s.Apply(context.Background(), "bench", []Update{{URI: hot, Version: version, Hash: version}}); err != nil {
+				if _, err := s.Apply(context.Background(), LocalPublisher, []Update{{URI: hot, Version: version, Hash: version}}); err != nil {
 					b.Fatal(err)
 				}
 				stop := make(chan struct{})
@@ -257,7 +257,7 @@ func BenchmarkFanoutBesideRenderings(b *testing.B) {
 	page := func(i int) string { return fmt.Sprintf("https://en.wiki.example/wiki/Page_%07d#html", i) }
 	ctx := context.Background()
 	apply := func(s *Store, us ...Update) Cursor {
-		res, err := s.Apply(ctx, "bench", us)
+		res, err := s.Apply(ctx, LocalPublisher, us)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -394,7 +394,7 @@ func smallUntil(s *Store, uri string, stop <-chan struct{}) (d []time.Duration) 
 		}
 		start := time.Now()
 		u := Update{URI: fmt.Sprintf("%s/%d", uri, i%1000), Type: "html", Hash: fmt.Sprint(i), Deps: w.deps(rnd)}
-		if _, err := s.Apply(context.Background(), "bench", []Update{u}); err != nil {
+		if _, err := s.Apply(context.Background(), LocalPublisher, []Update{u}); err != nil {
 			return d
 		}
 		d = append(d, time.Since(start))

@@ -47,6 +47,7 @@ const (
 	CheckJournal   CheckStage = "journal"
 	CheckResources CheckStage = "resources" // rows, edges, states, markers, timers
 	CheckLists     CheckStage = "lists"
+	CheckAccounts  CheckStage = "accounts" // of publishers
 	CheckLocating  CheckStage = "locating" // in what two directions differ
 )
 
@@ -289,6 +290,7 @@ func (c *checker) run(files bool) (err error) {
 		{CheckResources, c.checkJobs}, {CheckResources, c.checkTimers}, {CheckResources, c.checkResources},
 		{CheckResources, c.checkGroups}, {CheckLists, c.checkLists},
 		{CheckLocating, c.locateEdges}, {CheckLocating, c.locateMarkers}, {CheckLocating, c.locateGroups},
+		{CheckAccounts, c.checkAccounts},
 	} {
 		c.stage = step.stage
 		c.tell()

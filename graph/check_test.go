@@ -238,7 +238,7 @@ func TestACheckFindsEachDamageAndARepairUndoesIt(t *testing.T) {
 	s := newSpecimen(t)
 	soundStore(t, s.fs)
 	ready, edges := s.afterwards(t, s.fs.CrashClone(vfs.CrashCloneCfg{}))
-	for _, d := range slices.Concat(damagedNames, damagedEdges, damagedStates, damagedJournal, damagedLists) {
+	for _, d := range slices.Concat(damagedNames, damagedEdges, damagedStates, damagedJournal, damagedLists, damagedAccounts) {
 		t.Run(d.name, func(t *testing.T) {
 			t.Parallel()
 			fs := s.raw(t, func(db *pebble.DB, b *pebble.Batch) { d.do(s, db, b) })
@@ -599,4 +599,24 @@ var damagedLists = []damage{
 		}},
 	{name: "a dropped list that is cut off", want: []string{`no key of this space has 3 bytes`},
 		do: func(_ *specimen, _ *pebble.DB, b *pebble.Batch) { check(b.Set([]byte("Cxy"), nil, nil)) }},
+}
+
+var damagedAccounts = []damage{
+	{name: "an account has another sum", want: []string{`Q 1: it says 0 resources and 0 edges, and there are`},
+		do: func(_ *specimen, _ *pebble.DB, b *pebble.Batch) {
+			check(b.Set(seqKey(spaceAccount, 1), (&account{Account: Account{Publisher: "test"}}).append(nil), nil))
+		}},
+	{name: "an account does not decode", want: []string{`Q 1: the account is lost`},
+		do: func(_ *specimen, _ *pebble.DB, b *pebble.Batch) { check(b.Set(seqKey(spaceAccount, 1), nil, nil)) }},
+	{name: "an account is missing", want: []string{`Q 1: the account is lost`},
+		do: func(_ *specimen, _ *pebble.DB, b *pebble.Batch) {
+			check(b.Delete(seqKey(spaceAccount, 1), nil))
+			check(b.Set(seqKey(spaceAccount, 2), (&account{Account: Account{Publisher: "other"}}).append(nil), nil))
+		}},
+	{name: "an account far beyond the others", want: []string{`Q 7777777777: its number is beyond those of all accounts`},
+		do: func(_ *specimen, _ *pebble.DB, b *pebble.Batch) {
+			check(b.Set(seqKey(spaceAccount, 7777777777), (&account{Account: Account{Publisher: "other"}}).append(nil), nil))
+		}},
+	{name: "a row is on an account that is not there", want: []string{`F {lone}: it is of account 7`},
+		do: func(s *specimen, db *pebble.DB, b *pebble.Batch) { s.row(db, b, "lone", func(r *row) { r.owner = 7 }) }},
 }

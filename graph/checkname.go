@@ -13,7 +13,7 @@ import (
 
 // spaces are all there are, in the order of their keys. D and P belong to others.
 var spaces = []byte{spaceMarker, spaceBucket, spaceList, 'D', spaceRow, spaceName, spaceJob, spaceSeen, spaceJournal, spaceMeta,
-	spaceFree, spaceOrphan, 'P', spacePosting, spacePage, spaceTimer, spaceURI}
+	spaceFree, spaceOrphan, 'P', spaceAccount, spacePosting, spacePage, spaceTimer, spaceURI}
 
 // checkSpaces looks for keys between the spaces.
 func (c *checker) checkSpaces() error {
@@ -278,7 +278,7 @@ func spellKey(k []byte) string {
 		return num(4)
 	case space == spaceMarker && n == 2*idSize:
 		return num(idSize, idSize)
-	case (space == spaceJournal || space == spaceJob) && n == 8:
+	case (space == spaceJournal || space == spaceJob || space == spaceAccount) && n == 8:
 		return num(8)
 	case space == spaceTimer && n == 16:
 		return num(8, 8)

@@ -88,6 +88,7 @@ func (t *txn) collectOne(id ID, since int64) {
 		return
 	}
 	uri := t.uri(id)
+	t.own(r, nil)
 	for _, key := range [][]byte{uriKey(uri), idKey(spaceName, id), idKey(spaceRow, id), idKey(spacePosting, id)} {
 		check(t.b.Delete(key, nil))
 	}

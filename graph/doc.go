@@ -32,6 +32,7 @@
 //	B key 0 id>>16   → resources that carry a grouping key
 //	O due id         → to be looked at for collection
 //	N id             → id that is free to be given again
+//	Q account        → publisher, its resources and edges
 //	C d key          → record that another room keeps
 //	C m list id>>16  → members of a list
 //	C r id list      → the same by resource

@@ -34,6 +34,7 @@ func (t *txn) replaceEdges(d ID, ids []ID) {
 			i, j = i+1, j+1
 		}
 	}
+	t.bill(r.owner, 0, len(ids)-len(old))
 	t.edit(d).setDeps(ids)
 }
 

@@ -10,10 +10,11 @@ import (
 // made again: it never becomes stale by it. A dirty resource is looked at again,
 // since it may no longer depend on what it waits for. The cursor is the newest
 // position when the change was durable. To take edges away is possible also on a
-// disk that is nearly full; to add some is a [NoSpaceError] there.
+// disk that is nearly full; to add some is a [NoSpaceError] there. The resource is
+// then on the publisher's account; a [QuotaError] is as for [Store.Apply].
 // Source: the operations put, drop, replace, add and remove of the change
 // propagation RFC (T102476).
-func (s *Store) EditDependencies(ctx context.Context, uri string, e EdgeEdit) (c Cursor, err error) {
+func (s *Store) EditDependencies(ctx context.Context, publisher, uri string, e EdgeEdit) (c Cursor, err error) {
 	u := Update{URI: uri}
 	for _, x := range e.Add {
 		u.Deps = append(u.Deps, Dep{URI: x})
@@ -28,9 +29,10 @@ func (s *Store) EditDependencies(ctx context.Context, uri string, e EdgeEdit) (c
 	if len(e.Add) == 0 {
 		do = s.relieve
 	}
+	quota := s.quota(publisher)
 	var refused error
 	err = do(ctx, func(t *txn) {
-		refused = t.editEdges(uri, e)
+		refused = t.editEdges(publisher, quota, uri, e)
 		t.drain()
 		c = Cursor{t.s.epoch, t.s.seq}
 	})
@@ -40,32 +42,50 @@ func (s *Store) EditDependencies(ctx context.Context, uri string, e EdgeEdit) (c
 	return c, err
 }
 
-func (t *txn) editEdges(uri string, e EdgeEdit) error {
-	id := t.intern(uri)
-	ids := t.row(id).depIDs()
-	if e.Clear {
-		ids = nil
+// editEdges gives no id away before it knows that nothing is refused.
+func (t *txn) editEdges(publisher string, quota Quota, uri string, e EdgeEdit) error {
+	var ids []ID
+	id, known := t.find(uri)
+	if known && !e.Clear {
+		ids = t.row(id).depIDs()
 	}
+	removed := make(map[ID]bool, len(e.Remove))
 	for _, x := range e.Remove {
 		if xid, ok := t.find(x); ok {
-			ids = slices.DeleteFunc(ids, func(y ID) bool { return y == xid })
+			removed[xid] = true
 		}
 	}
+	ids = slices.DeleteFunc(ids, func(x ID) bool { return removed[x] })
+	var added []string
 	for _, x := range e.Add {
-		if x == uri {
-			continue
-		}
-		xid := t.intern(x)
-		if i, ok := slices.BinarySearch(ids, xid); !ok {
-			ids = slices.Insert(ids, i, xid)
-			if r := t.row(xid); !r.is(rowHeard) && r.presume("") {
-				t.edit(xid)
-			}
+		xid, _ := t.find(x)
+		if _, has := slices.BinarySearch(ids, xid); !has && x != uri {
+			added = append(added, x)
 		}
 	}
-	if len(ids) > MaxDeps {
+	slices.Sort(added)
+	added = slices.Compact(added)
+	if len(ids)+len(added) > MaxDeps {
 		return &InvalidError{Field: "add", Reason: "more than 65536 dependencies"}
 	}
+	owned, held := t.holds(publisher, id)
+	resources := int64(1)
+	if owned {
+		resources = 0
+	}
+	if err := quota.admits(t, publisher, resources, int64(len(ids)+len(added)-held)); err != nil {
+		return err
+	}
+	id = t.intern(uri)
+	for _, x := range added {
+		xid := t.intern(x)
+		ids = append(ids, xid)
+		if r := t.row(xid); !r.is(rowHeard) && r.presume("") {
+			t.edit(xid)
+		}
+	}
+	slices.Sort(ids)
+	t.own(t.edit(id), t.billed(publisher))
 	t.setEdgesOf(id, ids)
 	return nil
 }

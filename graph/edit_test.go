@@ -186,7 +186,7 @@ func TestEdgeCallsNeverMakeStale(t *testing.T) {
 	edited := func(g *rig, name string, e EdgeEdit) {
 		g.t.Helper()
 		g.loop(func(ctx context.Context, s *Store) {
-			if _, err := s.EditDependencies(ctx, named(name), e); err != nil {
+			if _, err := s.EditDependencies(ctx, "test", named(name), e); err != nil {
 				g.t.Errorf("edit dependencies of %s: %v", name, err)
 			}
 		})
@@ -275,7 +275,7 @@ func TestCollectionPassesOverWhoIsStillOfUse(t *testing.T) {
 		g.render("D", "", "d", g.token(), saw("X", "0"), saw("Y", "0"))
 		g.render("D", "", "d", g.token(), saw("Y", "0"))
 		g.loop(func(ctx context.Context, s *Store) {
-			if _, err := s.EditDependencies(ctx, named("X"), EdgeEdit{Add: []string{named("Z")}}); err != nil {
+			if _, err := s.EditDependencies(ctx, LocalPublisher, named("X"), EdgeEdit{Add: []string{named("Z")}}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -304,7 +304,7 @@ func TestCollectionPassesOverWhoIsStillOfUse(t *testing.T) {
 		g.edit("X", "10", "a")
 		edit := func(e EdgeEdit) {
 			g.loop(func(ctx context.Context, s *Store) {
-				if _, err := s.EditDependencies(ctx, named("S"), e); err != nil {
+				if _, err := s.EditDependencies(ctx, "test", named("S"), e); err != nil {
 					t.Error(err)
 				}
 			})

@@ -24,6 +24,7 @@ const (
 	spaceOrphan  = 'O'
 	spaceFree    = 'N'
 	spaceList    = 'C'
+	spaceAccount = 'Q'
 )
 
 // The second byte of a key in the space of lists.

@@ -30,6 +30,7 @@ func TestKeysAreWrittenAsOthersReadThem(t *testing.T) {
 		{"dropped", listKey(listDropped, 0x01020304)},
 		{"orphan", orphanKey(0x0102030405060708, 5)},
 		{"free", idKey(spaceFree, 5)},
+		{"account", seqKey(spaceAccount, 7)},
 		{"meta", metaKey(metaEpoch)},
 	})
 }
@@ -66,7 +67,7 @@ func sampleRow() *row {
 		previous: []string{"1181", "77aa"}, aliases: []string{"1183"}, presumed: "0", at: 1_700_000_000_000_000, changed: 88_121,
 		changedAt: 1_700_000_000_000_001, updated: 88_122, digest: math.MaxUint64, buckets: []string{"https://en.example.org/wiki/Berlin"},
 		expires: 3, born: 4, noticeDue: 5, flapSince: 6, flaps: 7, interval: 8, refreshed: 9, ahead: []ID{3, 1}, lease: 10, claim: 11,
-		failures: 12}
+		failures: 12, owner: 13}
 	r.setDeps([]ID{1, 2, 300, 1 << 39})
 	return r
 }

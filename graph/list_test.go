@@ -520,32 +520,42 @@ func TestAnEditOfAListThatIsCalledOffHoldsUpNoOther(t *testing.T) {
 func TestFormats(t *testing.T) {
 	t.Run("a new store has today's", func(t *testing.T) {
 		g := newRig(t, Options{})
-		if v, err := g.s.meta(metaFormat); err != nil || len(v) != 1 || v[0] != 2 {
-			t.Errorf("got %v, %v, want 2", v, err)
+		if v, err := g.s.meta(metaFormat); err != nil || len(v) != 1 || v[0] != 3 {
+			t.Errorf("got %v, %v, want 3", v, err)
 		}
 	})
-	t.Run("a store of format 1 becomes one of today's and keeps what it has", func(t *testing.T) {
-		g := newRig(t, Options{})
-		g.edits("A", 3)
-		if err := g.s.db.Set(metaKey(metaFormat), []byte{1}, pebble.Sync); err != nil {
-			t.Fatal(err)
-		}
-		g.crafted = true
-		g.crash(nil)
-		g.crafted = false
-		if v, err := g.s.meta(metaFormat); err != nil || len(v) != 1 || v[0] != 2 {
-			t.Errorf("got %v, %v, want 2", v, err)
-		}
-		if got := wholeJournal(t, g.s); len(got) != 3 {
-			t.Errorf("%d notices are left of 3", len(got))
-		}
-		g.editList(ListEdit{List: 1, Add: []string{named("A")}})
-		g.edits("A", 1)
-		if got := g.heard[len(g.heard)-1].Lists; !slices.Equal(got, []ListID{1}) {
-			t.Errorf("marked for %v, want list 1", got)
-		}
-	})
-	for _, v := range [][]byte{{3}, {0}, {1, 0}} {
+	for old := byte(1); old < formatVersion; old++ {
+		t.Run(fmt.Sprintf("a store of format %d becomes one of today's and keeps what it has", old), func(t *testing.T) {
+			g := newRig(t, Options{})
+			for _, version := range []string{"1", "2", "3"} { // by nobody in particular, as all was then
+				g.applyAs(LocalPublisher, Update{URI: named("A"), Version: version, At: g.now()})
+			}
+			if err := g.s.db.Set(metaKey(metaFormat), []byte{old}, pebble.Sync); err != nil {
+				t.Fatal(err)
+			}
+			g.crafted = true
+			g.crash(nil)
+			g.crafted = false
+			if v, err := g.s.meta(metaFormat); err != nil || len(v) != 1 || v[0] != formatVersion {
+				t.Errorf("got %v, %v, want %d", v, err, formatVersion)
+			}
+			if got := wholeJournal(t, g.s); len(got) != 3 {
+				t.Errorf("%d notices are left of 3", len(got))
+			}
+			if got := g.s.Accounts(); len(got) != 0 {
+				t.Errorf("accounts %v, want none", got)
+			}
+			g.editList(ListEdit{List: 1, Add: []string{named("A")}})
+			g.edits("A", 1)
+			if got := g.heard[len(g.heard)-1].Lists; !slices.Equal(got, []ListID{1}) {
+				t.Errorf("marked for %v, want list 1", got)
+			}
+			if got := g.s.Accounts(); !slices.Equal(got, []Account{{"test", 1, 0}}) {
+				t.Errorf("accounts %v, want one resource of test", got)
+			}
+		})
+	}
+	for _, v := range [][]byte{{formatVersion + 1}, {0}, {1, 0}} {
 		t.Run(fmt.Sprintf("a store of format %v is refused", v), func(t *testing.T) {
 			o := Options{FS: vfs.NewMem(), Cache: rigCache}
 			s, err := Open("store", o)

@@ -430,7 +430,9 @@ func (s *Store) applyNow(now time.Time, publisher string, us []Update) (Result, 
 		return Result{}, err
 	}
 	var res Result
-	err = s.stepSync(now.UnixMicro(), []*request{{apply: b.into(&res)}})
+	if err = s.stepSync(now.UnixMicro(), []*request{{apply: b.into(&res)}}); err == nil {
+		err = b.refused
+	}
 	return res, err
 }
 

@@ -101,6 +101,7 @@ func (g *rig) open() {
 
 func (g *rig) close() {
 	g.t.Helper()
+	g.checkAccounts()
 	if err := g.s.Close(); err != nil {
 		g.t.Errorf("close: %v", err)
 	}
@@ -366,6 +367,33 @@ func (g *rig) refreshes(uri string) (out []Notice) {
 		}
 	}
 	return out
+}
+
+// checkAccounts holds the accounts against what the rows add up to.
+func (g *rig) checkAccounts() {
+	g.t.Helper()
+	g.s.mu.RLock()
+	defer g.s.mu.RUnlock()
+	want := make([]Account, len(g.s.accounts.list))
+	for i, a := range g.s.accounts.list {
+		want[i].Publisher = a.Publisher
+	}
+	err := g.s.scan(spaceRow, func(k, v []byte) error {
+		r, err := decodeRow(parseID(k[1:]), v)
+		if err == nil && r.owner > 0 {
+			want[r.owner-1].Resources++
+			want[r.owner-1].Edges += int64(r.ndeps)
+		}
+		return err
+	})
+	if err != nil {
+		g.t.Errorf("rows: %v", err)
+	}
+	for i, a := range g.s.accounts.list {
+		if a.Account != want[i] {
+			g.t.Errorf("the account %+v ought to be %+v", a.Account, want[i])
+		}
+	}
 }
 
 // dump writes out every key and value of the store.

@@ -57,6 +57,7 @@ type row struct {
 	lease     int64  // end of the claim
 	claim     uint64 // which claim
 	failures  uint64 // claims in a row that ended in failure
+	owner     uint64 // account whose update it is from last; 0 = nobody's
 	deps      []byte // delta uvarints of the sorted ids it is made from
 	ndeps     int
 
@@ -191,7 +192,8 @@ const (
 	fieldLease
 	fieldClaim
 	fieldFailures
-	fieldDeps
+	fieldDeps  // stands last
+	fieldOwner // stands before it
 )
 
 func appendText(b []byte, s string) []byte {
@@ -249,6 +251,7 @@ func (r *row) append(b []byte) []byte {
 	num(fieldLease, uint64(r.lease))
 	num(fieldClaim, r.claim)
 	num(fieldFailures, r.failures)
+	num(fieldOwner, r.owner)
 	if r.ndeps > 0 {
 		b = binary.AppendUvarint(append(b, fieldDeps), uint64(r.ndeps))
 		b = append(b, r.deps...)
@@ -342,7 +345,7 @@ func decodeRow(id ID, b []byte) (*row, error) {
 	r := &row{id: id}
 	var changedAt, updated int64 // relative to at and to changed
 	d := decoder{b: b}
-	for d.next(fieldDeps) {
+	for d.next(fieldOwner) {
 		switch d.tag {
 		case fieldFlags:
 			r.flags = rowFlags(d.uvarint())
@@ -395,6 +398,8 @@ func decodeRow(id ID, b []byte) (*row, error) {
 			r.claim = d.uvarint()
 		case fieldFailures:
 			r.failures = d.uvarint()
+		case fieldOwner:
+			r.owner = d.uvarint()
 		case fieldDeps:
 			r.ndeps = d.count()
 			r.deps = append([]byte(nil), d.b...)
@@ -417,7 +422,7 @@ func decodeRow(id ID, b []byte) (*row, error) {
 }
 
 // next moves on to the next field if its tag is at most last: fields stand in
-// the order of their tags.
+// the order of their tags, but for the owner.
 func (d *decoder) next(last byte) bool {
 	if d.bad || len(d.b) == 0 || d.b[0] > last {
 		return false

@@ -29,6 +29,19 @@ func (t *txn) forgetSeen() {
 
 // duplicate remembers an idempotency key and reports whether it was known.
 func (t *txn) duplicate(id seenID) bool {
+	if t.remembers(id) {
+		return true
+	}
+	if t.accepted == nil {
+		t.accepted = map[seenID]struct{}{}
+	}
+	t.accepted[id] = struct{}{}
+	check(t.b.Set(append(seenDay(dayOf(t.now)), id[:]...), nil, nil))
+	return false
+}
+
+// remembers reports whether an idempotency key is known.
+func (t *txn) remembers(id seenID) bool {
 	if _, ok := t.accepted[id]; ok {
 		return true
 	}
@@ -40,10 +53,5 @@ func (t *txn) duplicate(id seenID) bool {
 			return true
 		}
 	}
-	if t.accepted == nil {
-		t.accepted = map[seenID]struct{}{}
-	}
-	t.accepted[id] = struct{}{}
-	check(t.b.Set(append(seenDay(day), id[:]...), nil, nil))
 	return false
 }

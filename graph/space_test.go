@@ -51,11 +51,11 @@ func TestBelowTheFloorOnlyWhatTakesAwayIsWritten(t *testing.T) {
 				return err
 			},
 			"a new edge": func() error {
-				_, err := s.EditDependencies(ctx, named("D0"), EdgeEdit{Add: []string{named("Y")}})
+				_, err := s.EditDependencies(ctx, LocalPublisher, named("D0"), EdgeEdit{Add: []string{named("Y")}})
 				return err
 			},
 			"a swap": func() error {
-				_, err := s.EditDependencies(ctx, named("D0"), EdgeEdit{Clear: true, Add: []string{named("Y")}})
+				_, err := s.EditDependencies(ctx, LocalPublisher, named("D0"), EdgeEdit{Clear: true, Add: []string{named("Y")}})
 				return err
 			},
 			"a claim":      func() error { _, err := s.Claim(ctx, []string{named("D0")}, time.Minute); return err },
@@ -79,10 +79,10 @@ func TestBelowTheFloorOnlyWhatTakesAwayIsWritten(t *testing.T) {
 		}
 		for name, write := range map[string]func() error{
 			"taking an edge": func() error {
-				_, err := s.EditDependencies(ctx, named("D1"), EdgeEdit{Remove: []string{named("X")}})
+				_, err := s.EditDependencies(ctx, LocalPublisher, named("D1"), EdgeEdit{Remove: []string{named("X")}})
 				return err
 			},
-			"taking edges":      func() error { _, err := s.EditDependencies(ctx, named("D0"), EdgeEdit{Clear: true}); return err },
+			"taking edges":      func() error { _, err := s.EditDependencies(ctx, LocalPublisher, named("D0"), EdgeEdit{Clear: true}); return err },
 			"taking dependents": func() error { _, err := s.ForgetDependents(ctx, named("X")); return err },
 			"taking a member":   func() error { _, err := s.EditList(ctx, ListEdit{List: 7, Remove: []string{named("D2")}}); return err },
 			"taking a list":     func() error { _, err := s.EditList(ctx, ListEdit{Drop: []ListID{8}, Key: "k"}); return err },

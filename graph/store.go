@@ -20,7 +20,7 @@ import (
 
 const (
 	// formatVersion is the layout of the store. It only moves forward, in named steps.
-	formatVersion = 2
+	formatVersion = 3
 	// pebbleFormat is the newest on-disk format of the Pebble version in go.mod,
 	// by number: a later library must not raise it unasked.
 	pebbleFormat = pebble.FormatMajorVersion(24)
@@ -64,6 +64,9 @@ type Options struct {
 	// MinFree is the free disk in bytes below which writes are refused; 0 means
 	// DefaultMinFree, a negative one none.
 	MinFree int64
+	// Quota bounds what a publisher may have in the store; nil means no bounds. It is
+	// asked with each request, beside the apply loop, by many at once.
+	Quota func(publisher string) Quota
 
 	chunk  int // dependents a step of a job evaluates; 0 means defaultChunk
 	inline int // dependents whose job ends in the commit that caused it; 0 means defaultInline, -1 none
@@ -108,6 +111,7 @@ type Store struct {
 	inline   int
 	chunk    int
 	lists    lists
+	accounts accounts
 	counters counters
 
 	// How often ids were given back and given. They move before a commit is
@@ -170,6 +174,7 @@ func newStore(o Options) *Store {
 		s.journal.limit = defaultTailBytes
 	}
 	s.lists = newLists()
+	s.accounts.byName = map[string]*account{}
 	s.work, s.collect = setOf(o.Work), setOf(o.Collect)
 	s.counters.notices = map[noticeKind]uint64{}
 	return s
@@ -181,6 +186,14 @@ func setOf(l []string) map[string]bool {
 		m[s] = true
 	}
 	return m
+}
+
+// quota is what bounds a publisher: whoever has no account has no bounds.
+func (s *Store) quota(publisher string) Quota {
+	if s.o.Quota == nil || publisher == "" || publisher == LocalPublisher {
+		return Quota{}
+	}
+	return s.o.Quota(publisher)
 }
 
 // SetTypes replaces the types that somebody makes and those that are collected.
@@ -239,7 +252,7 @@ func (s *Store) load() error {
 	if err := s.loadMeta(); err != nil {
 		return err
 	}
-	for _, step := range []func() error{s.loadNames, s.loadPages, s.loadJobs, s.loadJournal, s.loadTimers, s.loadLists} {
+	for _, step := range []func() error{s.loadNames, s.loadPages, s.loadJobs, s.loadJournal, s.loadTimers, s.loadLists, s.loadAccounts} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -303,12 +316,16 @@ type formatStep struct {
 	step func(b *pebble.Batch) error
 }
 
-// formatSteps are the ways up: the first is from format 1 to 2.
+// formatSteps are the ways up, the first from format 1 to 2.
 var formatSteps = [formatVersion - 1]formatStep{
 	// Nothing is written anew: what a store of format 1 holds reads as before. But
 	// a program of that time can neither merge the members of a list nor read a
 	// chunk that is marked.
 	{"lists", func(*pebble.Batch) error { return nil }},
+	// Nothing is written anew here either: what there is is nobody's. A program of
+	// format 2 would take a row that has an owner for a corrupt one, and leave the
+	// accounts behind.
+	{"accounts", func(*pebble.Batch) error { return nil }},
 }
 
 // upgrade takes a store from an older format to today's, one durable step after

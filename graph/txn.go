@@ -30,6 +30,7 @@ type txn struct {
 	unneeded []ID             // of a collected type, and nobody depends on them any more
 	trimmed  uint64           // the journal up to it was dropped
 	on       *pebble.Iterator // over the lists of resources, for all of the txn
+	by       *account         // of whoever sent the updates that are being applied, nil if there is none
 	// Whose type or buckets are others now.
 	relabelled []ID
 	buf        []byte
@@ -69,6 +70,7 @@ func (t *txn) finish() {
 	t.flushNotices()
 	t.listsMoved()
 	t.flushTimers()
+	t.flushAccounts()
 	ids := make([]ID, 0, len(t.rows))
 	for id := range t.rows {
 		ids = append(ids, id)

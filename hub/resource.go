@@ -317,7 +317,7 @@ func (h *Hub) edit(w http.ResponseWriter, r *http.Request, uri string, e graph.E
 	if err := mayChange(r, "uri", uri); err != nil {
 		return err
 	}
-	c, err := h.store.EditDependencies(r.Context(), uri, e)
+	c, err := h.store.EditDependencies(r.Context(), caller(r).Subject, uri, e)
 	if invalid := (*graph.InvalidError)(nil); errors.As(err, &invalid) {
 		return refuse(badValue, invalid.Field, "%s", invalid.Reason)
 	}

@@ -12,7 +12,7 @@ import (
 
 // Local is the subject of who needs no token, on a hub without keys. No token may
 // bear it.
-const Local = "local"
+const Local = graph.LocalPublisher
 
 // everywhere is the prefix that covers every URI.
 const everywhere = "*"
