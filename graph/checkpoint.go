@@ -30,8 +30,8 @@ func (s *Store) Checkpoint(dir string) (Cursor, error) {
 	if err := s.db.Flush(); err != nil {
 		return Cursor{}, fmt.Errorf("checkpoint: %w", err)
 	}
-	// The log is copied as a file. If it grew meanwhile the copy could have a gap with
-	// sound records behind it, which Pebble takes for damage when it opens it.
+	// Held between two commits the log is at rest: what is copied of it ends at a
+	// position that is known, and not somewhere in a record that is being written.
 	s.writing.Lock()
 	defer s.writing.Unlock()
 	s.mu.RLock()
