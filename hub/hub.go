@@ -14,7 +14,7 @@
 // exception: they also reach loopback, so foreign host names and writes from foreign
 // origins are refused.
 //
-// Imports graph, subscriptions and hub/auth.
+// Imports graph, graph/backup, subscriptions, hub/auth and hub/outbound.
 package hub
 
 import (
