@@ -86,8 +86,8 @@ type Store struct {
 	stopped chan struct{} // closed when Run returns
 	stop    sync.Once
 
-	// writing is held by the apply loop while it builds and applies a commit, and
-	// by whoever must find the log at rest. It is taken before mu.
+	// writing is held by whoever writes, the apply loop while it builds and applies a
+	// commit, and by who must find the log at rest. It is taken before mu.
 	writing sync.Mutex
 	// mu is held by the apply loop while it builds and applies a commit, and by
 	// readers of what follows.

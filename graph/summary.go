@@ -164,13 +164,24 @@ func (g *gathering) sumUp(read, passed []Notice) error {
 		}
 		slices.Sort(b.keys)
 		sum := newSummary(slices.Compact(b.keys))
-		if err := g.s.db.Set(blockKey(block), sum, pebble.NoSync); err != nil {
+		if err := g.s.keepSummary(block, sum); err != nil {
 			return err
 		}
-		g.s.summaries.Add(block, sum)
 		b.next = 0
 	}
 	return nil
+}
+
+// keepSummary keeps a summary for later readers. It is the one thing that a reader
+// writes, and saves them work alone: on a disk that is nearly full it is not written.
+func (s *Store) keepSummary(block uint64, sum summary) error {
+	s.summaries.Add(block, sum)
+	if s.Room() != nil {
+		return nil
+	}
+	s.writing.Lock()
+	defer s.writing.Unlock()
+	return s.db.Set(blockKey(block), sum, pebble.NoSync)
 }
 
 // enter looks at the block of the position that is read next. It passes over it if

@@ -114,6 +114,36 @@ func TestABlockThatIsNotCompleteIsNotSummedUp(t *testing.T) {
 	}
 }
 
+func TestOnAFullDiskSummariesAreNotWritten(t *testing.T) {
+	g := blocks(t, 2<<blockShift)
+	freeBytes(g.fs, 1)
+	if _, err := g.s.lookAtSpace(); err != nil {
+		t.Fatal(err)
+	}
+	before := g.dump()
+	scan := func() int {
+		p := Pick{Keys: [][]Key{{HostKey("late.example")}}}
+		given, _ := g.scanOf(&p, 1000, func(*Notice) bool { return false })
+		return given
+	}
+	all, again := scan(), scan()
+	if g.dump() != before {
+		t.Error("a reader has written to a disk that is nearly full")
+	}
+	if again >= all {
+		t.Errorf("a later scan gives %d notices of %d: the summaries are not kept in memory", again, all)
+	}
+	freeBytes(g.fs, 1<<40)
+	if _, err := g.s.lookAtSpace(); err != nil {
+		t.Fatal(err)
+	}
+	g.s.summaries.Purge()
+	scan()
+	if g.dump() == before {
+		t.Error("with room again no summary is written")
+	}
+}
+
 func TestSummariesGoWithTheJournal(t *testing.T) {
 	g := blocks(t, 2<<blockShift)
 	count := func() (n int) {
