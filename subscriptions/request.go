@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"mime"
 	"net/http"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -198,25 +200,47 @@ func parseFilter(w http.ResponseWriter, r *http.Request, query url.Values) (Filt
 	return f, nil
 }
 
-// decodeFilter reads the JSON form of a filter: one object, no unknown members.
-func decodeFilter(body []byte) (Filter, error) {
+// decodeFilter reads the JSON form of a filter: one object, each member at most
+// once and by its exact name.
+func decodeFilter(body []byte) (f Filter, err error) {
 	// encoding/json would replace what is not UTF-8, and the value then match nothing.
 	if !utf8.Valid(body) {
 		return Filter{}, errors.New("it is not UTF-8")
 	}
-	var f *Filter
-	d := json.NewDecoder(strings.NewReader(string(body)))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&f); err != nil {
-		return Filter{}, err
+	fields := map[string]*[]string{"uri": &f.URI, "prefix": &f.Prefix, "host": &f.Host, "type": &f.Type,
+		"bucket": &f.Bucket, "kind": &f.Kind, "lane": &f.Lane}
+	d := json.NewDecoder(bytes.NewReader(body))
+	if begin, err := d.Token(); err != nil || begin != json.Delim('{') {
+		return Filter{}, errors.New("it does not begin with an object")
 	}
-	if f == nil {
-		return Filter{}, errors.New("null is not an object")
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return Filter{}, err
+		}
+		values := fields[name.(string)] // a name, or the decoder would have failed
+		if values == nil {
+			return Filter{}, fmt.Errorf("%.64q is no field, or stands twice", name)
+		}
+		delete(fields, name.(string))
+		if err := d.Decode(values); err != nil {
+			return Filter{}, err
+		}
+		if *values == nil {
+			return Filter{}, fmt.Errorf("%s is null, not a list", name)
+		}
+		// So does half a pair of escapes come out, which nobody may mean.
+		if slices.ContainsFunc(*values, func(v string) bool { return strings.ContainsRune(v, utf8.RuneError) }) {
+			return Filter{}, fmt.Errorf("%s has a character that is none", name)
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return Filter{}, err
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return Filter{}, errors.New("something follows the object")
 	}
-	return *f, nil
+	return f, nil
 }
 
 // negotiate chooses NDJSON for who names it and refuses to nobody the default,

@@ -33,3 +33,16 @@ func FuzzFilterBody(f *testing.F) {
 		}
 	})
 }
+
+func TestAFilterThatIsSentSaysEachThingOnceAndByItsName(t *testing.T) {
+	for body, want := range map[string]bool{
+		`{}`: true, `{"uri":[]}`: true, ` {"host":["a.example"],"bucket":["ü \ud83d\ude00"]} `: true,
+		`{"uri":[],"uri":["urn:a:b"]}`: false, `{"uri":[],"\u0075ri":[]}`: false, `{"URI":[]}`: false, `{"uris":[]}`: false,
+		`{"uri":null}`: false, `{"bucket":["\ud800"]}`: false, "{\"bucket\":[\"\xff\"]}": false, `{"bucket":"a"}`: false,
+		`null`: false, `[]`: false, ``: false, `{"uri":[]`: false, `{"uri":[]}{}`: false, `{"uri":[],}`: false,
+	} {
+		if _, err := decodeFilter([]byte(body)); (err == nil) != want {
+			t.Errorf("%s: %v, want it accepted: %t", body, err, want)
+		}
+	}
+}
