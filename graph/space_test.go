@@ -82,7 +82,10 @@ func TestBelowTheFloorOnlyWhatTakesAwayIsWritten(t *testing.T) {
 				_, err := s.EditDependencies(ctx, LocalPublisher, named("D1"), EdgeEdit{Remove: []string{named("X")}})
 				return err
 			},
-			"taking edges":      func() error { _, err := s.EditDependencies(ctx, LocalPublisher, named("D0"), EdgeEdit{Clear: true}); return err },
+			"taking edges": func() error {
+				_, err := s.EditDependencies(ctx, LocalPublisher, named("D0"), EdgeEdit{Clear: true})
+				return err
+			},
 			"taking dependents": func() error { _, err := s.ForgetDependents(ctx, named("X")); return err },
 			"taking a member":   func() error { _, err := s.EditList(ctx, ListEdit{List: 7, Remove: []string{named("D2")}}); return err },
 			"taking a list":     func() error { _, err := s.EditList(ctx, ListEdit{Drop: []ListID{8}, Key: "k"}); return err },
