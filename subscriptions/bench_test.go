@@ -136,22 +136,30 @@ func BenchmarkResumeFromStore(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	s := NewStreamer(store, StreamOptions{})
-	defer run(b, s)()
-	server := httptest.NewServer(s)
-	defer server.Close()
-	for b.Loop() {
-		resp, err := http.Get(server.URL + "?since=" + store.Oldest().String())
-		if err != nil {
-			b.Fatal(err)
-		}
-		var got arrivals
-		got.moved.L = &got.mu
-		go consume(resp.Body, &got)
-		got.wait(kept)
-		resp.Body.Close()
+	for _, c := range []struct {
+		viewer string
+		v      Viewer
+		want   int
+	}{{"all", Viewer{All: true}, kept}, {"tenant", Viewer{Prefixes: []string{fmt.Sprintf("https://en.example.org/wiki/P%d", kept-1)}}, 1}} {
+		b.Run("viewer="+c.viewer, func(b *testing.B) {
+			s := NewStreamer(store, StreamOptions{Viewer: func(*http.Request) (Viewer, error) { return c.v, nil }})
+			defer run(b, s)()
+			server := httptest.NewServer(s)
+			defer server.Close()
+			for b.Loop() {
+				resp, err := http.Get(server.URL + "?since=" + store.Oldest().String())
+				if err != nil {
+					b.Fatal(err)
+				}
+				var got arrivals
+				got.moved.L = &got.mu
+				go consume(resp.Body, &got)
+				got.wait(c.want)
+				resp.Body.Close()
+			}
+			b.ReportMetric(float64(b.N)*kept/b.Elapsed().Seconds(), "notices/s")
+		})
 	}
-	b.ReportMetric(float64(b.N)*kept/b.Elapsed().Seconds(), "notices/s")
 }
 
 func BenchmarkMatch(b *testing.B) {

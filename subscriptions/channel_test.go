@@ -16,21 +16,28 @@ import (
 
 // An era is what a channel is for all notices after a position; nil is nothing.
 type era struct {
-	from uint64
-	what *Filter
+	from   uint64
+	what   *Filter
+	public bool
 }
 
 // history is what became of a channel, oldest first.
 type history []era
 
-// passes judges n by the last era that began before it.
-func (h history) passes(n graph.Notice) bool {
+// at returns the last era that began before n.
+func (h history) at(n graph.Notice) era {
 	for _, e := range slices.Backward(h) {
 		if e.from < n.Cursor.Seq {
-			return e.what != nil && (len(e.what.URI)+len(e.what.Prefix) > 0 || e.what.URI == nil) && matches(*e.what, n)
+			return e
 		}
 	}
-	return false
+	return era{}
+}
+
+// passes judges n by what the channel was then.
+func (h history) passes(n graph.Notice) bool {
+	e := h.at(n)
+	return e.what != nil && (len(e.what.URI)+len(e.what.Prefix) > 0 || e.what.URI == nil) && matches(*e.what, n)
 }
 
 // somePages are what edit changes.
@@ -47,7 +54,7 @@ func somePages() (uris []string) {
 }
 
 // change does something to a channel and tells what it is then.
-func change(t *testing.T, channels *Channels, name string, now *Filter, random *rand.Rand) era {
+func change(t *testing.T, channels *Channels, name string, now *Filter, public bool, random *rand.Rand) era {
 	uris := somePages()
 	random.Shuffle(len(uris), func(i, j int) { uris[i], uris[j] = uris[j], uris[i] })
 	if now == nil || random.IntN(6) == 0 {
@@ -56,11 +63,11 @@ func change(t *testing.T, channels *Channels, name string, now *Filter, random *
 		if random.IntN(3) > 0 {
 			f.URI = uris[:random.IntN(20)]
 		}
-		info, _, err := channels.Put(t.Context(), name, Definition{Filter: f})
+		info, _, err := channels.Put(t.Context(), name, Definition{Filter: f, Public: public})
 		if err != nil {
 			t.Errorf("Put(%s, %+v): %v", name, f, err)
 		}
-		return era{info.At.Seq, &f}
+		return era{info.At.Seq, &f, public}
 	}
 	if now.URI == nil {
 		return era{}
@@ -80,7 +87,7 @@ func change(t *testing.T, channels *Channels, name string, now *Filter, random *
 	if added := len(f.URI) - len(now.URI); added != res.Added-res.Removed {
 		t.Errorf("Edit(%s) tells %d added and %d removed, want %d more", name, res.Added, res.Removed, added)
 	}
-	return era{res.At.Seq, &f}
+	return era{res.At.Seq, &f, public}
 }
 
 func TestAChannelIsJudgedByWhatItWasAtEachPosition(t *testing.T) { transports(t, judgesByPosition) }
@@ -99,7 +106,7 @@ func judgesByPosition(t *testing.T, o StreamOptions) {
 	histories := make([]history, len(names))
 	random := rand.New(rand.NewPCG(seed, 1))
 	for i, name := range names {
-		histories[i] = history{change(t, channels, name, nil, random)}
+		histories[i] = history{change(t, channels, name, nil, false, random)}
 	}
 	written := make(chan struct{})
 	go func() {
@@ -124,7 +131,7 @@ func judgesByPosition(t *testing.T, o StreamOptions) {
 	}
 	for end() == "" {
 		i := random.IntN(len(names))
-		if e := change(t, channels, names[i], histories[i][len(histories[i])-1].what, random); e.what != nil {
+		if e := change(t, channels, names[i], histories[i][len(histories[i])-1].what, false, random); e.what != nil {
 			histories[i] = append(histories[i], e)
 		}
 	}

@@ -22,6 +22,10 @@ func TestTheIndexFindsEveryClassThatWantsANotice(t *testing.T) {
 			if rapid.IntRange(0, 3).Draw(t, "listed") == 0 {
 				m.list = graph.ListID(1 + i%3)
 			}
+			if rapid.IntRange(0, 3).Draw(t, "restricted") == 0 {
+				prefixes := rapid.SliceOfN(rapid.SampledFrom(append(manyPages(), somePrefixes...)), 0, 20).Draw(t, "sight")
+				m = m.seenBy(newSight(prefixes), rapid.Bool().Draw(t, "public"))
+			}
 			c := &class{key: classKey{asked: fmt.Sprint(i)}, sel: m}
 			c.routes, _ = m.routes(0)
 			x.add(c)
@@ -66,18 +70,24 @@ func TestEachPrefixOfAURIIsTried(t *testing.T) {
 }
 
 // BenchmarkDispatch gives notices to one class that wants them, beside others
-// with an exact URI each, or another host or prefix, that do not.
+// with an exact URI each, or another host or prefix, that do not, or of tenants who
+// ask for everything and may see something else.
 func BenchmarkDispatch(b *testing.B) {
 	others := map[string]func(i int) Filter{
 		"uri":    func(i int) Filter { return Filter{URI: []string{fmt.Sprintf("https://en.example.org/wiki/P%d", i)}} },
 		"host":   func(i int) Filter { return Filter{Host: []string{fmt.Sprintf("w%d.example.org", i)}} },
 		"prefix": func(i int) Filter { return Filter{Prefix: []string{fmt.Sprintf("https://en.example.org/w%d", i)}} },
 	}
-	for _, kind := range []string{"uri", "host", "prefix"} {
+	for _, kind := range []string{"uri", "host", "prefix", "tenant"} {
 		for _, count := range []int{1, 1000, 100_000} {
 			b.Run(fmt.Sprintf("others=%s/subscribers=%d", kind, count), func(b *testing.B) {
 				p := newPump(newMemJournal())
 				for i := range count {
+					if kind == "tenant" {
+						v := newSight([]string{fmt.Sprintf("https://en.example.org/w%d", i)})
+						p.join(classKey{sight: keyOf(v)}, new(Matcher).seenBy(v, false))
+						continue
+					}
 					join(b, p, others[kind](i))
 				}
 				join(b, p, Filter{URI: []string{"https://en.example.org/wiki/Berlin"}})
