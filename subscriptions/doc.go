@@ -5,10 +5,10 @@
 // have millions of members. [AppendNotice] is the one JSON form of a notice.
 //
 // A [Streamer] serves the journal. One pump follows it and gives each notice to the
-// classes that want it; a class is all streams with equal filters. A stream is a
-// cursor in its class: it pulls bundles of ready-made frames, which all at its
-// position share, and nothing is queued for it. So a slow reader costs reads, not
-// memory, and delays nobody.
+// classes that want it; a class is all streams with equal filters whose readers may
+// see the same ([Viewer]). A stream is a cursor in its class: it pulls bundles of
+// ready-made frames, which all at its position share, and nothing is queued for it.
+// So a slow reader costs reads, not memory, and delays nobody.
 //
 //	journal ─▶ pump ─▶ index ─▶ class ─▶ stream ─▶ transport
 //	   └──────────── replay ───────▲   (who is behind what its class has in memory)
