@@ -24,6 +24,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/freshwire/freshwire/subscriptions"
 )
 
 func TestAHubDrainsWhatIsInFlight(t *testing.T) {
@@ -111,6 +113,19 @@ func TestHealthIsTrueOnlyWhileTheHubServes(t *testing.T) {
 		h.api.Handler.ServeHTTP(w, r)
 		if w.Code != c.want || c.want == 503 && w.Header().Get("Retry-After") == "" {
 			t.Errorf("%s while ready=%t answers %d %v, want %d", c.path, c.ready, w.Code, w.Header(), c.want)
+		}
+	}
+}
+
+func TestWhoRefusesSaysWhenToComeAgain(t *testing.T) {
+	for given, want := range map[string]string{"": "5", "30": "30"} {
+		w := httptest.NewRecorder()
+		if given != "" {
+			w.Header().Set("Retry-After", given)
+		}
+		streamProblem(w, nil, &subscriptions.Refusal{Status: http.StatusServiceUnavailable, Slug: "no-room"})
+		if got := w.Header().Get("Retry-After"); got != want {
+			t.Errorf("Retry-After is %q, want %q", got, want)
 		}
 	}
 }

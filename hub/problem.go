@@ -249,7 +249,9 @@ func writeProblem(w http.ResponseWriter, p Problem) {
 	h.Set("Cache-Control", "no-store")
 	switch p.Status {
 	case http.StatusServiceUnavailable:
-		h.Set("Retry-After", strconv.Itoa(retryShutdown))
+		if h.Get("Retry-After") == "" { // a stream without room says its own
+			h.Set("Retry-After", strconv.Itoa(retryShutdown))
+		}
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", challenge(p))
 	case http.StatusInsufficientStorage:
