@@ -9,6 +9,7 @@ import (
 	"log/slog"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/sstable"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/freshwire/freshwire/graph/bulk"
 )
@@ -127,14 +128,14 @@ func Check(ctx context.Context, dir string, o CheckOptions) (rep Report, err err
 	if err != nil {
 		return rep, fmt.Errorf("check %s: %w", dir, err)
 	}
-	scratch := o.FS.PathJoin(dir, "check")
+	scratch := scratchOf(dir, &o)
 	defer func() { err = errors.Join(err, o.FS.RemoveAll(scratch), db.Close(), lock.Close()) }()
 	if err := errors.Join(o.FS.RemoveAll(scratch), o.FS.MkdirAll(scratch, 0o755)); err != nil {
 		return rep, err
 	}
 	var repaired []Finding
 	for round := range checkRounds {
-		c := newChecker(ctx, db, scratch, &o)
+		c := newChecker(ctx, db, dir, &o)
 		if err := c.run(round == 0); err != nil {
 			return rep, fmt.Errorf("check %s: %w", dir, err)
 		}
@@ -159,6 +160,9 @@ func Check(ctx context.Context, dir string, o CheckOptions) (rep Report, err err
 	return rep, nil
 }
 
+// scratchOf is the folder for what does not fit in memory.
+func scratchOf(dir string, o *CheckOptions) string { return o.FS.PathJoin(dir, "check") }
+
 // openToCheck opens the store for reading, or for a repair.
 func openToCheck(dir string, o *CheckOptions) (*pebble.DB, *pebble.Lock, error) {
 	desc, err := pebble.Peek(dir, o.FS)
@@ -182,6 +186,9 @@ func openToCheck(dir string, o *CheckOptions) (*pebble.DB, *pebble.Lock, error) 
 	}
 	p := pebbleOptions(&Options{FS: o.FS, Log: o.Log, Cache: cache})
 	p.ReadOnly, p.ErrorIfNotExists, p.Lock = !o.Repair, true, lock
+	// A store that runs ends the process with the first block whose checksum is wrong;
+	// here it is a finding.
+	p.EventListener = &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}
 	db, err := pebble.Open(dir, p)
 	if err != nil {
 		return nil, nil, errors.Join(err, lock.Close())
@@ -222,7 +229,9 @@ type checker struct {
 	ctx     context.Context
 	db      *pebble.DB
 	o       *CheckOptions
-	scratch string // folder
+	dir     string                // of the store
+	scratch string                // folder
+	format  sstable.ReaderOptions // of its tables
 	rep     Report
 	stage   CheckStage
 	b       *pebble.Batch // what the repair writes next; nil when there is none
@@ -254,8 +263,10 @@ type checker struct {
 	timers *bulk.Sorter // id, kind, due, number → reference
 }
 
-func newChecker(ctx context.Context, db *pebble.DB, scratch string, o *CheckOptions) *checker {
-	c := &checker{ctx: ctx, db: db, o: o, scratch: scratch, col: newColumn(), nextID: 1,
+func newChecker(ctx context.Context, db *pebble.DB, dir string, o *CheckOptions) *checker {
+	p := pebbleOptions(&Options{Log: o.Log})
+	p.EnsureDefaults()
+	c := &checker{ctx: ctx, db: db, o: o, dir: dir, scratch: scratchOf(dir, o), format: p.MakeReaderOptions(), col: newColumn(), nextID: 1,
 		blank: map[uint32]bool{}, jobs: map[ID][]*job{}, rebuilt: map[string]bool{}}
 	c.events, c.timers = c.sorter("events"), c.sorter("timers")
 	return c
@@ -299,23 +310,6 @@ func (c *checker) run(files bool) (err error) {
 		}
 	}
 	return nil
-}
-
-// checkFiles has Pebble read every block, which verifies its checksum, and every
-// key of every level: they are in order, and merges succeed. It reports whether
-// the rest can be read.
-func (c *checker) checkFiles() (sound bool, err error) {
-	c.stage = CheckFiles
-	c.tell()
-	err = c.db.CheckLevels(nil)
-	switch {
-	case err == nil:
-		return true, nil
-	case errors.Is(err, pebble.ErrCorruption), errors.Is(err, errMalformed):
-		c.found([]byte("files"), 0, fmt.Sprintf("a file is damaged, and the rest was not looked at: %v; take a copy of the store instead", err), nil)
-		return false, nil
-	}
-	return false, err
 }
 
 func (c *checker) tell() {

@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"reflect"
 	"slices"
 	"strings"
@@ -272,6 +273,47 @@ func TestACheckFindsEachDamageAndARepairUndoesIt(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestARepairThatWasCutOffIsStartedAgain(t *testing.T) {
+	s := newSpecimen(t)
+	fs := s.raw(t, func(db *pebble.DB, b *pebble.Batch) {
+		for _, d := range slices.Concat(damagedNames[:4], damagedEdges[5:8], damagedLists[:5]) {
+			d.do(s, db, b)
+		}
+		check(b.Set(pageKey(0), garbage, nil))
+		s.row(db, b, "lone", func(r *row) { r.changed = 777777 })
+	})
+	rng := rand.New(rand.NewPCG(1, 9))
+	var cuts []*vfs.MemFS
+	o := CheckOptions{FS: fs, Cache: rigCache, Repair: true, Memory: 64 << 10, Progress: func(CheckProgress) {
+		cuts = append(cuts, fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng}))
+	}}
+	rep, err := Check(context.Background(), "store", o)
+	if err != nil || rep.Found < 10 || rep.Left > 0 || !rep.NewEpoch {
+		t.Fatalf("%v, %d found, %d left, a new epoch: %t", err, rep.Found, rep.Left, rep.NewEpoch)
+	}
+	soundStore(t, fs)
+	for _, cut := range cuts {
+		if rep := checkStore(t, cut, true); rep.Left > 0 {
+			t.Errorf("%d are left: %+v", rep.Left, rep.Findings)
+		}
+		soundStore(t, cut)
+	}
+}
+
+func TestAReportIsBounded(t *testing.T) {
+	s := newSpecimen(t)
+	fs := s.raw(t, func(_ *pebble.DB, b *pebble.Batch) {
+		check(b.DeleteRange([]byte{spaceURI}, []byte{spaceURI + 1}, nil))
+	})
+	for _, repair := range []bool{false, true} {
+		rep, err := Check(context.Background(), "store", CheckOptions{FS: fs, Cache: rigCache, Findings: 10, Repair: repair})
+		if err != nil || len(rep.Findings) != 10 || rep.Found != len(s.uris) || rep.Left > 0 == repair {
+			t.Errorf("repair %t: %v, %d listed of %d, %d left; want 10 of %d", repair, err, len(rep.Findings), rep.Found, rep.Left, len(s.uris))
+		}
+	}
+	soundStore(t, fs)
 }
 
 // matches fails unless findings are those that are wanted, in any order.
@@ -550,6 +592,10 @@ var damagedJournal = []damage{
 	{name: "a row knows of a position that was never given", lost: true, want: []string{`F {lone}: it knows of position 777777`},
 		do: func(s *specimen, db *pebble.DB, b *pebble.Batch) {
 			s.row(db, b, "lone", func(r *row) { r.updated = 777777 })
+		}},
+	{name: "a change is lost with the end of the journal", lost: true, want: []string{`F {lone}: it knows of position 777777`},
+		do: func(s *specimen, db *pebble.DB, b *pebble.Batch) {
+			s.row(db, b, "lone", func(r *row) { r.changed = 777777 })
 		}},
 	{name: "a row does not know of its last change", want: []string{`F {lone}: it changed last at position`},
 		do: func(s *specimen, db *pebble.DB, b *pebble.Batch) { s.row(db, b, "lone", func(r *row) { r.changed-- }) }},

@@ -365,7 +365,11 @@ func (c *checker) checkPositions(e *entry) {
 	if beyond := max(r.changed, r.updated); beyond > c.newest {
 		c.found(key, e.id, fmt.Sprintf("it knows of position %d, and the journal ends at %d", beyond, c.newest), func() {
 			c.newEpoch()
-			e.edit(func(r *row) { r.changed, r.updated = min(r.changed, c.newest), min(r.updated, c.newest) })
+			e.edit(func(r *row) {
+				if r.updated = min(r.updated, c.newest); r.changed > c.newest {
+					r.changed = max(e.changed, c.oldest)
+				}
+			})
 		})
 		return
 	}
