@@ -16,6 +16,7 @@ import (
 	"testing/iotest"
 	"time"
 
+	"github.com/cockroachdb/pebble/v2"
 	"github.com/freshwire/freshwire/hub"
 	"github.com/klauspost/compress/zstd"
 	"github.com/rogpeppe/go-internal/testscript"
@@ -43,7 +44,7 @@ func TestStories(t *testing.T) {
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"hub": scriptStart, "status": scriptStatus, "lines": scriptLines, "list": scriptList, "cut": scriptCut, "spoil": scriptSpoil,
-			"compress": scriptCompress, "empty": scriptEmpty, "teaches": scriptTeaches,
+			"compress": scriptCompress, "empty": scriptEmpty, "forget": scriptForget, "teaches": scriptTeaches,
 		},
 	})
 }
@@ -166,6 +167,21 @@ func scriptEmpty(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Fatalf("%s holds %v", args[0], entries)
 	}
 }
+
+// forget URI DIR damages the store in a folder: nothing leads from the URI to its
+// resource any more.
+func scriptForget(ts *testscript.TestScript, _ bool, args []string) {
+	db, err := pebble.Open(ts.MkAbs(args[1]+"/store"), &pebble.Options{Logger: quiet{}, Merger: &pebble.Merger{Name: "freshwire.1"}})
+	ts.Check(err)
+	ts.Check(errors.Join(db.Delete([]byte("U"+args[0]), pebble.Sync), db.Close()))
+}
+
+// quiet keeps what Pebble has to say out of a story.
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)         {}
+func (quiet) Errorf(string, ...any)        {}
+func (quiet) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
 
 // teaches COMMAND… wants an example in the help of each.
 func scriptTeaches(ts *testscript.TestScript, _ bool, args []string) {
