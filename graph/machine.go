@@ -69,13 +69,13 @@ func minuteOf(us int64) int64 { return us / time.Minute.Microseconds() }
 // ready makes id ready and writes its notice, now or when it is due.
 func (t *txn) ready(id ID, a ask) {
 	due := min(a.due, t.now+maxDeferral.Microseconds())
-	var own bool // the wait is its own and not that of a whole fan-out
+	var own bool // the wait is its own and not that of a whole fan-out: its row says when it ends
 	if a.born {
 		r := t.edit(id)
 		r.born++
-		r.noticeDue = 0
+		r.noticeDue, own = 0, true
 		if wait := backoff(r.born); wait > 0 {
-			due, own = max(due, t.now+wait.Microseconds()), true
+			due = max(due, t.now+wait.Microseconds())
 		}
 	}
 	if a.notBefore > due {
@@ -90,13 +90,13 @@ func (t *txn) ready(id ID, a ask) {
 		t.tell(id, a.head())
 		return
 	}
+	m := timer{kind: timerNotice, chunk: a.head()}
 	if own {
-		t.edit(id).noticeDue = due
+		t.edit(id).noticeDue, m.ref = due, ownWait
 	}
 	t.put(id, t.word(id).with(wordWaiting, true))
-	head := a.head()
-	head.ids = []ID{id}
-	t.later(due, timer{kind: timerNotice, chunk: head})
+	m.chunk.ids = []ID{id}
+	t.later(due, m)
 }
 
 // tell writes a refresh notice of a ready resource.

@@ -24,9 +24,12 @@ const (
 type timer struct {
 	kind  timerKind
 	due   int64
-	ref   uint64 // retry: position of the chunk; lease: number of the claim
+	ref   uint64 // retry: position of the chunk; lease: number of the claim; notice: ownWait or 0
 	chunk chunk
 }
+
+// ownWait marks the timer of a wait whose end stands in the resource's row.
+const ownWait = 1
 
 func (m *timer) append(b []byte) []byte {
 	b = binary.AppendUvarint(append(b, byte(m.kind)), m.ref)
@@ -51,7 +54,7 @@ func (t *txn) later(due int64, m timer) {
 	if n := len(t.waiting); n > 0 && m.kind == timerNotice {
 		last := &t.waiting[n-1]
 		ids := last.chunk.ids
-		if last.kind == m.kind && last.due == due && len(ids) < maxChunk && ids[len(ids)-1] < m.chunk.ids[0] &&
+		if last.kind == m.kind && last.due == due && last.ref == m.ref && len(ids) < maxChunk && ids[len(ids)-1] < m.chunk.ids[0] &&
 			last.chunk.sameHead(&m.chunk) {
 			last.chunk.ids = append(ids, m.chunk.ids...)
 			return
@@ -136,9 +139,10 @@ func (t *txn) firePostponed(m *timer) {
 		if w.state() != Ready || !w.is(wordWaiting) {
 			continue
 		}
-		if r := t.row(id); r.noticeDue > t.now {
-			continue // it has a later time of its own
-		} else if r.noticeDue != 0 {
+		switch r := t.row(id); {
+		case r.noticeDue != 0 && r.noticeDue != m.due, r.noticeDue == 0 && m.ref == ownWait:
+			continue // of a wait that has ended; another has begun since
+		case r.noticeDue != 0:
 			t.edit(id).noticeDue = 0
 		}
 		t.put(id, w.with(wordWaiting, false))

@@ -410,6 +410,29 @@ func TestTracesOfLoops(t *testing.T) {
 			g.edit("X", "11", "b")
 			g.answer(20*time.Second, 300*time.Millisecond, time.Second, "D", saw("X", ""))
 		}, Clean, 1},
+		{"defer: a wait that an update ended does not end the next one early", func(g *rig) {
+			g.edit("X", "10", "a")
+			g.render("D", "", "d", noToken, saw("X", "")) // waits for six seconds
+			g.wait(5500 * time.Millisecond)
+			g.render("D", "", "d", noToken, saw("X", ""))
+			g.want("D", Clean, 0)
+			g.wait(200 * time.Millisecond)
+			g.edit("X", "11", "b")
+			g.wait(5 * time.Second)
+			g.want("D", Ready, 0)
+		}, Ready, 1},
+		{"backoff: of two waits that ended while the store was away the last is told", func(g *rig) {
+			g.edit("X", "10", "a")
+			g.edit("X", "11", "b")
+			for n := range 4 {
+				g.render("D", "", fmt.Sprint("d", n), g.token(), saw("X", "10"))
+			}
+			g.clock.Add(time.Minute.Microseconds())
+			g.drain()
+			if told := g.refreshes(named("D")); told[len(told)-1].Cause.ID != fmt.Sprint("u", g.ids) {
+				g.t.Errorf("D was told %+v, want its last update to be the cause of the last", told)
+			}
+		}, Ready, 3},
 		{"backoff: a replica that lags for a minute costs seven notices", func(g *rig) {
 			g.edit("X", "10", "a")
 			g.edit("X", "11", "b")
