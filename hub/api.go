@@ -26,6 +26,7 @@ func init() { chi.RegisterMethod("QUERY") }
 func (h *Hub) routes() http.Handler {
 	r := chi.NewRouter()
 	r.Use(middleware.GetHead)
+	paced := r.With(h.paced)
 	for _, route := range []struct {
 		method, path string
 		needs        access
@@ -55,10 +56,14 @@ func (h *Hub) routes() http.Handler {
 		{"GET", "/healthz", forAll, h.getHealth},
 		{"GET", "/livez", forAll, h.getLife},
 	} {
-		r.Method(route.method, route.path, route.needs.guard(h.answered(route.handle)))
+		v1 := chi.Router(r)
+		if strings.HasPrefix(route.path, "/v1/") {
+			v1 = paced
+		}
+		v1.Method(route.method, route.path, route.needs.guard(h.answered(route.handle)))
 	}
 	for _, method := range []string{http.MethodGet, http.MethodPost, "QUERY"} {
-		r.Method(method, "/v1/stream", h.streams) // which asks who its viewer is
+		paced.Method(method, "/v1/stream", h.streams) // which asks who its viewer is
 	}
 	r.Method(http.MethodGet, "/metrics", forAdmins.guard(h.metrics.handler()))
 	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
@@ -186,7 +191,7 @@ func (h *Hub) postUpdates(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var us []graph.Update
-	err := withBody(w, r, []string{typeJSON, typeNDJSON}, func(body []byte) (err error) {
+	err := h.withBody(w, r, []string{typeJSON, typeNDJSON}, func(body []byte) (err error) {
 		us, err = DecodeUpdates(body, DecodeOptions{h.clock.Now(), h.cfg.Schemes})
 		return err
 	})
@@ -262,7 +267,7 @@ func (h *Hub) postJob(w http.ResponseWriter, r *http.Request) error {
 	if job == nil {
 		return refuse(unknownJob, "", "it has ended or never was")
 	}
-	err := withBody(w, r, []string{typeJSON}, func(body []byte) error {
+	err := h.withBody(w, r, []string{typeJSON}, func(body []byte) error {
 		return readObject(body, func(s *scanner, name string) (err error) {
 			switch name {
 			case "paused":

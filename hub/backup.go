@@ -68,7 +68,7 @@ func (h *Hub) postBackup(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	name, keep := "", 0
-	err := withBody(w, r, []string{typeJSON}, func(body []byte) error {
+	err := h.withBody(w, r, []string{typeJSON}, func(body []byte) error {
 		if len(bytes.TrimSpace(body)) == 0 {
 			return nil
 		}

@@ -50,7 +50,7 @@ var (
 // withBody reads the body of r, inflates it and calls f with it. It is valid
 // until f returns. A media type that is named must be one of types; the forms
 // and plain text that browsers send without asking first are not among them.
-func withBody(w http.ResponseWriter, r *http.Request, types []string, f func(body []byte) error) error {
+func (h *Hub) withBody(w http.ResponseWriter, r *http.Request, types []string, f func(body []byte) error) error {
 	if err := checkMediaType(r.Header, types); err != nil {
 		return err
 	}
@@ -65,6 +65,9 @@ func withBody(w http.ResponseWriter, r *http.Request, types []string, f func(bod
 		}
 	}()
 	if err := inflate(b, http.MaxBytesReader(w, r.Body, maxBody), r.Header.Values("Content-Encoding")); err != nil {
+		return err
+	}
+	if err := h.pace.take(h.payer(r), 0, b.Len()); err != nil {
 		return err
 	}
 	return f(b.Bytes())

@@ -191,7 +191,7 @@ func (h *Hub) putChannel(w http.ResponseWriter, r *http.Request) error {
 		return refuse(badValue, "name", "%v", err)
 	}
 	var d subscriptions.Definition
-	err = withBody(w, r, []string{typeJSON}, func(body []byte) error {
+	err = h.withBody(w, r, []string{typeJSON}, func(body []byte) error {
 		return readObject(body, func(s *scanner, name string) (err error) { return h.readDefinition(s, name, &d) })
 	})
 	if no := (*refusal)(nil); errors.As(err, &no) && no.kind == overLimit && no.field == "uri" {
@@ -290,7 +290,7 @@ func (h *Hub) patchChannel(w http.ResponseWriter, r *http.Request) error {
 		return h.patchByLines(w, r, name)
 	}
 	var add, remove []string
-	err = withBody(w, r, []string{typeJSON, typeNDJSON}, func(body []byte) error {
+	err = h.withBody(w, r, []string{typeJSON, typeNDJSON}, func(body []byte) error {
 		return readObject(body, func(s *scanner, field string) (err error) {
 			switch field {
 			case "add":
@@ -354,6 +354,7 @@ type listLoad struct {
 	done        int                 // lines that are durable
 	line        int                 // read
 	sum         graph.ListResult
+	bytes       int // of the lines of this part
 }
 
 // A listLine is what one line says of its URI.
@@ -381,6 +382,9 @@ func (h *Hub) patchByLines(w http.ResponseWriter, r *http.Request, name string) 
 		control.SetWriteDeadline(time.Now().Add(answerDeadline))
 		more, err := l.fill(lines)
 		if err == nil {
+			err = h.pace.take(h.payer(r), 0, l.bytes)
+		}
+		if err == nil {
 			err = l.commit()
 		}
 		if err != nil && l.done > 0 {
@@ -399,6 +403,7 @@ func (h *Hub) patchByLines(w http.ResponseWriter, r *http.Request, name string) 
 // Only whole lines are read: where a body breaks off is not the end of its last one.
 func (l *listLoad) fill(lines *bufio.Reader) (more bool, err error) {
 	clear(l.last)
+	l.bytes = 0
 	for len(l.last) < graph.MaxListEdit {
 		text, err := lines.ReadSlice('\n')
 		switch {
@@ -411,6 +416,7 @@ func (l *listLoad) fill(lines *bufio.Reader) (more bool, err error) {
 		case err != nil:
 			return false, bodyError(err)
 		}
+		l.bytes += len(text)
 		if text = bytes.TrimSpace(text); len(text) > 0 {
 			if err := l.take(text); err != nil {
 				return false, l.blame(l.line, refusalOf(err))

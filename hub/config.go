@@ -81,9 +81,20 @@ type Config struct {
 	MinFree      Size           `yaml:"min-free"`
 	BackupDir    string         `yaml:"backup-dir"`
 	// StreamsPerAddress bounds the open streams of one client address.
-	StreamsPerAddress int       `yaml:"streams-per-address"`
-	ClockStart        time.Time `yaml:"clock-start"`
-	ClockRate         float64   `yaml:"clock-rate"`
+	StreamsPerAddress int `yaml:"streams-per-address"`
+	// ConnectionsPerAddress bounds the connections of one client address beside its
+	// streams. An address of IPv6 is its first 64 bits.
+	ConnectionsPerAddress int `yaml:"connections-per-address"`
+	// PublisherRequests and PublisherBytes bound what one publisher sends in a second,
+	// bytes after inflation; 0 means no bound.
+	PublisherRequests int  `yaml:"publisher-requests"`
+	PublisherBytes    Size `yaml:"publisher-bytes"`
+	// PublisherResources and PublisherEdges bound what one publisher has in the store;
+	// 0 means no bound.
+	PublisherResources int       `yaml:"publisher-resources"`
+	PublisherEdges     int       `yaml:"publisher-edges"`
+	ClockStart         time.Time `yaml:"clock-start"`
+	ClockRate          float64   `yaml:"clock-rate"`
 }
 
 // DefaultConfig returns the settings of a hub that nobody configured.
@@ -97,7 +108,7 @@ func DefaultConfig() Config {
 		MinFree:   graph.DefaultMinFree,
 		ClockRate: 1,
 
-		StreamsPerAddress: 256,
+		StreamsPerAddress: 256, ConnectionsPerAddress: 256,
 	}
 }
 
@@ -136,6 +147,11 @@ var settings = []Setting{
 	{"min-free", "free disk below which writes are refused and reads go on; 0 means none", func(c *Config) any { return &c.MinFree }},
 	{"backup-dir", "folder for backups, on the disk of the data; \"backups\" among them by default", func(c *Config) any { return &c.BackupDir }},
 	{"streams-per-address", "streams that one client address may have open", func(c *Config) any { return &c.StreamsPerAddress }},
+	{"connections-per-address", "connections that one client address may have open beside its streams", func(c *Config) any { return &c.ConnectionsPerAddress }},
+	{"publisher-requests", "requests that one publisher may send in a second; 0 means no bound", func(c *Config) any { return &c.PublisherRequests }},
+	{"publisher-bytes", "bytes, after inflation, that one publisher may send in a second; 0 means no bound", func(c *Config) any { return &c.PublisherBytes }},
+	{"publisher-resources", "resources that one publisher may have in the store; 0 means no bound", func(c *Config) any { return &c.PublisherResources }},
+	{"publisher-edges", "dependencies that the resources of one publisher may have; 0 means no bound", func(c *Config) any { return &c.PublisherEdges }},
 	{"clock-start", "time at which an accelerated clock starts; loopback only", func(c *Config) any { return &c.ClockStart }},
 	{"clock-rate", "seconds that an accelerated clock goes in a second", func(c *Config) any { return &c.ClockRate }},
 }
@@ -285,6 +301,10 @@ func (c *Config) Check() error {
 		return errors.New("min-free: below 0")
 	case c.StreamsPerAddress < 1:
 		return errors.New("streams-per-address: below 1")
+	case c.ConnectionsPerAddress < 1:
+		return errors.New("connections-per-address: below 1")
+	case c.PublisherRequests < 0 || c.PublisherBytes < 0 || c.PublisherResources < 0 || c.PublisherEdges < 0:
+		return errors.New("publisher-requests, publisher-bytes, publisher-resources, publisher-edges: one is below 0")
 	case !(c.ClockRate > 0 && c.ClockRate <= maxClockRate):
 		return fmt.Errorf("clock-rate: %v does not lie between 0 and %v", c.ClockRate, maxClockRate)
 	case !c.ClockStart.IsZero() && c.ClockStart.Before(time.Unix(0, 0)):

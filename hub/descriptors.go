@@ -6,6 +6,11 @@ const (
 	keptDescriptors = 1024
 	// storeDescriptors is how many files the store may keep open.
 	storeDescriptors = 4000
+	// otherDescriptors is how many are neither of a client nor of the store: listeners,
+	// the log, what the runtime waits with, calls that go out.
+	otherDescriptors = 32
+	// minConnections is what a hub bears however few descriptors it has.
+	minConnections = 16
 	// minStreams is what a hub bears however few descriptors it has.
 	minStreams = 16
 )
@@ -19,4 +24,19 @@ func maxStreams() int {
 		return 0
 	}
 	return max(minStreams, limit/2, limit-keptDescriptors-storeDescriptors)
+}
+
+// maxConnections is how many connections the server may hold, 0 if it knows no
+// bound: what is left by the store and, if streams are taken from the server, by
+// these.
+func maxConnections(streamsApart bool) int {
+	limit := descriptors()
+	if limit == 0 {
+		return 0
+	}
+	left := limit - min(storeDescriptors, limit/4) - otherDescriptors
+	if streamsApart {
+		left -= maxStreams()
+	}
+	return max(minConnections, left)
 }

@@ -58,6 +58,7 @@ func (h *Hub) front(next http.Handler) http.Handler {
 	origins := http.NewCrossOriginProtection()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
+		arrived(r.Context())
 		id := requestID(r.Header.Get(headerRequestID))
 		w.Header().Set(headerRequestID, id)
 		w.Header().Set("X-Content-Type-Options", "nosniff")

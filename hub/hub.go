@@ -26,6 +26,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime"
 	"sync/atomic"
 	"time"
 
@@ -63,9 +64,10 @@ type Hub struct {
 	host     string         // of public-url, "" if there is none
 	api      *http.Server
 	admin    *http.Server // nil if there is no admin listener
-	listener net.Listener
+	listener *connections
 	adminLn  net.Listener
 	ready    atomic.Bool
+	pace     *pace
 }
 
 // A machine is what a hub runs on. Tests have others: with a disk that loses
@@ -97,7 +99,8 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 	if log == nil {
 		log = slog.New(slog.DiscardHandler)
 	}
-	h := &Hub{cfg: cfg, log: log.With("component", "hub"), clock: newClock(cfg, m.now)}
+	h := &Hub{cfg: cfg, log: log.With("component", "hub"), clock: newClock(cfg, m.now),
+		pace: newPace(cfg.PublisherRequests, cfg.PublisherBytes)}
 	if u, err := url.Parse(cfg.PublicURL); err == nil {
 		h.host = u.Hostname()
 	}
@@ -136,6 +139,9 @@ func (h *Hub) storeOptions(log *slog.Logger) graph.Options {
 		Work: h.cfg.Work, Collect: h.cfg.Collect, Schemes: h.cfg.Schemes, Observe: h.cfg.Mode == ModeObserve,
 		KeepAge: h.cfg.KeepAge, KeepBytes: int64(h.cfg.KeepBytes),
 		MinFree: minFree,
+		Quota: func(string) graph.Quota {
+			return graph.Quota{Resources: int64(h.cfg.PublisherResources), Edges: int64(h.cfg.PublisherEdges)}
+		},
 	}
 }
 
@@ -149,11 +155,18 @@ func (h *Hub) listen(m machine) error {
 		}
 		certs = append(certs, cert)
 	}
-	var err error
-	if h.listener, err = m.listen(h.cfg.Listen); err != nil {
+	listener, err := m.listen(h.cfg.Listen)
+	if err != nil {
 		return err
 	}
+	streamsApart := runtime.GOOS == "linux" && certs == nil && !m.portable
+	h.listener = newConnections(listener, maxConnections(streamsApart), h.cfg.ConnectionsPerAddress+h.cfg.StreamsPerAddress, h.trusted)
+	if certs != nil {
+		h.listener.grace = headerGraceTLS
+	}
 	h.api = h.server(h.front(h.identify(h.routes())))
+	h.api.ConnState, h.api.ConnContext = h.listener.moved, h.listener.context
+	h.metrics.registry.MustRegister(connectionCollector{h.listener})
 	if certs != nil {
 		h.api.TLSConfig = &tls.Config{Certificates: certs, MinVersion: tls.VersionTLS12}
 	}
@@ -199,10 +212,11 @@ func (h *Hub) URL() string {
 // Close closes a hub that was never run.
 func (h *Hub) Close() error {
 	var errs []error
-	for _, l := range []net.Listener{h.listener, h.adminLn} {
-		if l != nil {
-			errs = append(errs, l.Close())
-		}
+	if h.listener != nil {
+		errs = append(errs, h.listener.Close())
+	}
+	if h.adminLn != nil {
+		errs = append(errs, h.adminLn.Close())
 	}
 	return errors.Join(append(errs, h.store.Close())...)
 }

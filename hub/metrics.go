@@ -123,6 +123,28 @@ func (c storeCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
+// connectionCollector shows who holds connections of the server.
+type connectionCollector struct{ *connections }
+
+var (
+	descConnections = desc("connections", "Open connections that are no streams.")
+	descTooMany     = desc("connections_refused_total", "Connections closed at once because their address has too many.")
+	descEvicted     = desc("connections_evicted_total", "Idle connections closed to make room for others.")
+)
+
+func (c connectionCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descConnections, descTooMany, descEvicted} {
+		ch <- d
+	}
+}
+
+func (c connectionCollector) Collect(ch chan<- prometheus.Metric) {
+	open, refused, evicted := c.counts()
+	ch <- prometheus.MustNewConstMetric(descConnections, prometheus.GaugeValue, float64(open))
+	ch <- prometheus.MustNewConstMetric(descTooMany, prometheus.CounterValue, float64(refused))
+	ch <- prometheus.MustNewConstMetric(descEvicted, prometheus.CounterValue, float64(evicted))
+}
+
 // streamCollector shows the figures of the streams.
 type streamCollector struct{ streams *subscriptions.Streamer }
 

@@ -92,6 +92,10 @@ var (
 	backupRefused = &problemKind{"backup-refused", http.StatusConflict, "The backup cannot be made", "GET /v1/backups lists those that are there"}
 	noSpace       = &problemKind{"no-space", http.StatusInsufficientStorage, "The hub's disk is nearly full, and it only reads",
 		"come again later; the operator makes room on the disk, keeps less journal (keep-bytes) or lowers min-free"}
+	rateLimited = &problemKind{"rate-limited", http.StatusTooManyRequests, "The publisher sends more than it may",
+		"wait as long as Retry-After says; fewer and larger batches are fewer requests"}
+	overQuota = &problemKind{"over-quota", http.StatusInsufficientStorage, "The publisher would have more than it may",
+		"delete resources, in a request of their own, or ask the operator for more"}
 	internalError = &problemKind{"internal", http.StatusInternalServerError, "The hub failed",
 		"the hub's log tells more under this request's X-Request-Id"}
 	shuttingDown = &problemKind{"shutting-down", http.StatusServiceUnavailable, "The hub is shutting down",
@@ -104,7 +108,7 @@ var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
 	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
-	backupRefused, noSpace, internalError, shuttingDown,
+	backupRefused, rateLimited, noSpace, overQuota, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
 	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},
@@ -122,6 +126,7 @@ type Problem struct {
 	Field  string `json:"field,omitempty"` // the field or parameter to blame
 	Limit  int64  `json:"limit,omitempty"` // what was exceeded
 	Help   string `json:"help,omitempty"`  // the way out
+	retry  int    // seconds, for the header
 }
 
 // A refusal is an error that the client can mend.
@@ -200,6 +205,8 @@ func problemOf(err error) Problem {
 		reset   *graph.ResetError
 		full    *graph.NoSpaceError
 		long    *http.MaxBytesError
+		quota   *graph.QuotaError
+		soon    *paceError
 	)
 	switch {
 	case errors.As(err, &no):
@@ -226,6 +233,14 @@ func problemOf(err error) Problem {
 		p := bodyTooLarge.problem(fmt.Sprintf("more than %d bytes", long.Limit))
 		p.Limit = long.Limit
 		return p
+	case errors.As(err, &soon):
+		p := rateLimited.problem(soon.Error())
+		p.Limit, p.retry = soon.limit, seconds(soon.wait)
+		return p
+	case errors.As(err, &quota):
+		p := overQuota.problem(quota.Error())
+		p.Limit = quota.Limit
+		return p
 	case errors.Is(err, graph.ErrUnknown):
 		return unknownResource.problem("")
 	case errors.Is(err, graph.ErrClosed):
@@ -247,6 +262,9 @@ func writeProblem(w http.ResponseWriter, p Problem) {
 	h := w.Header()
 	h.Set("Content-Type", "application/problem+json")
 	h.Set("Cache-Control", "no-store")
+	if p.retry > 0 {
+		h.Set("Retry-After", strconv.Itoa(p.retry))
+	}
 	switch p.Status {
 	case http.StatusServiceUnavailable:
 		if h.Get("Retry-After") == "" { // a stream without room says its own

@@ -131,7 +131,7 @@ func (h *Hub) postStatus(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var uris []string
-	err := withBody(w, r, []string{typeJSON}, func(body []byte) error {
+	err := h.withBody(w, r, []string{typeJSON}, func(body []byte) error {
 		return readObject(body, func(s *scanner, name string) (err error) {
 			if name != "uris" {
 				return errNoMember
@@ -269,7 +269,7 @@ func (h *Hub) patchDependencies(w http.ResponseWriter, r *http.Request) error {
 	}
 	var uri string
 	var e graph.EdgeEdit
-	err := withBody(w, r, []string{typeJSON}, func(body []byte) error {
+	err := h.withBody(w, r, []string{typeJSON}, func(body []byte) error {
 		return readObject(body, func(s *scanner, name string) (err error) {
 			switch name {
 			case "uri":
