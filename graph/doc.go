@@ -40,6 +40,10 @@
 //	C b seq>>12      → summary of a block of the journal: what may stand in it
 //	C x list         → a dropped list whose members are yet to be forgotten
 //
+// A row names the account of the publisher whose update, or call that changed its
+// edges, it is from last. An account is how many rows name it and how many
+// dependencies these have, and moves in the same batch.
+//
 // Lists are chosen by the caller, 4 bytes. A notice is marked with those that
 // held its resource when it was written, inside its chunk; so what is read of a
 // list is the same however it is read, and costs its own notices only.
