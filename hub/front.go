@@ -62,6 +62,12 @@ func (h *Hub) front(next http.Handler) http.Handler {
 		id := requestID(r.Header.Get(headerRequestID))
 		w.Header().Set(headerRequestID, id)
 		w.Header().Set("X-Content-Type-Options", "nosniff")
+		if r.ProtoMajor == 1 && len(r.TransferEncoding) > 0 {
+			// It may have said a length too, which net/http drops. Something between
+			// that goes by the length takes the end of the body for another request.
+			// Source: RFC 9112, section 6.3.
+			w.Header().Set("Connection", "close")
+		}
 		route := chi.NewRouteContext()
 		r = r.WithContext(context.WithValue(r.Context(), chi.RouteCtxKey, route))
 		a := &answer{ResponseWriter: w}

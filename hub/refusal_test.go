@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"strings"
@@ -277,5 +278,31 @@ func TestEveryKindOfProblemHasATitleAndAWayOut(t *testing.T) {
 	}
 	if b, err := json.Marshal(badURI.problem("x")); err != nil || !strings.Contains(string(b), `"type":"urn:freshwire:problem:bad-uri"`) {
 		t.Errorf("got %s, %v", b, err)
+	}
+}
+
+// What goes by the length that stands in such a request would send the rest of
+// its body as a request of somebody else.
+func TestARequestInChunksIsTheLastOfItsConnection(t *testing.T) {
+	h := startHub(t, nil)
+	for _, head := range []string{"Transfer-Encoding: chunked\r\nContent-Length: 4", "Content-Length: 4\r\nTransfer-Encoding: chunked", "Transfer-Encoding: chunked"} {
+		conn, err := net.Dial("tcp", h.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		fmt.Fprintf(conn, "POST /v1/updates HTTP/1.1\r\nHost: localhost\r\n%s\r\n\r\n2\r\n[]\r\n0\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n", head)
+		answers := bufio.NewReader(conn)
+		resp, err := http.ReadResponse(answers, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		if resp.StatusCode != 200 || !resp.Close {
+			t.Errorf("%s: got %s, kept open: %t", head, resp.Status, !resp.Close)
+		}
+		if second, err := http.ReadResponse(answers, nil); err == nil {
+			t.Errorf("%s: what stands after it is answered with %s", head, second.Status)
+		}
 	}
 }
