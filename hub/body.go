@@ -25,6 +25,10 @@ const (
 	// maxWindow bounds the memory a zstd frame may ask for, in bytes: that of
 	// level 19.
 	maxWindow = 8 << 20
+	// maxInflation bounds what one byte that was sent may become, where a body may
+	// have any length: lists of URIs shrink to a tenth, and a bomb would have the
+	// hub read a thousand times what it costs to send.
+	maxInflation = 32
 	// keptBuffer is the largest buffer that is kept for the next request, in bytes.
 	keptBuffer = 1 << 20
 )
@@ -99,28 +103,58 @@ func inflate(b *bytes.Buffer, body io.Reader, encodings []string) error {
 }
 
 // inflated undoes the encoding of body while it is read; done gives back what
-// that took.
+// that took. Beyond maxBody it yields no more than maxInflation allows.
 func inflated(body io.Reader, encodings []string) (r io.Reader, done func(), err error) {
 	encoding := strings.ToLower(strings.Join(encodings, ","))
-	switch encoding {
-	case "", "identity":
+	if encoding == "" || encoding == "identity" {
 		return body, func() {}, nil
+	}
+	sent := &countedReader{r: body}
+	body = sent
+	switch encoding {
 	case "gzip", "x-gzip":
 		z := gzipReaders.Get().(*gzip.Reader)
 		if err := z.Reset(body); err != nil {
 			gzipReaders.Put(z)
 			return nil, nil, bodyError(err)
 		}
-		return z, func() { gzipReaders.Put(z) }, nil
+		return &inflatedReader{z, sent, 0}, func() { gzipReaders.Put(z) }, nil
 	case "zstd":
 		z := zstdReaders.Get().(*zstd.Decoder)
 		if err := z.Reset(body); err != nil {
 			zstdReaders.Put(z)
 			return nil, nil, bodyError(err)
 		}
-		return z, func() { z.Reset(nil); zstdReaders.Put(z) }, nil
+		return &inflatedReader{z, sent, 0}, func() { z.Reset(nil); zstdReaders.Put(z) }, nil
 	}
 	return nil, nil, refuse(badContentType, "Content-Encoding", "%.80q is not gzip or zstd", encoding)
+}
+
+// A countedReader counts what is read.
+type countedReader struct {
+	r io.Reader
+	n int64
+}
+
+func (c *countedReader) Read(b []byte) (int, error) {
+	n, err := c.r.Read(b)
+	c.n += int64(n)
+	return n, err
+}
+
+// An inflatedReader fails when it has yielded too much for what was sent.
+type inflatedReader struct {
+	r    io.Reader
+	sent *countedReader
+	n    int64
+}
+
+func (i *inflatedReader) Read(b []byte) (int, error) {
+	n, err := i.r.Read(b)
+	if i.n += int64(n); i.n > maxBody+maxInflation*i.sent.n {
+		return n, exceeds(bodyTooLarge, "", maxInflation, "bytes for each that was sent, after the first 16 MiB")
+	}
+	return n, err
 }
 
 // isLines reports whether a body is said to be NDJSON.
@@ -142,6 +176,9 @@ func fill(b *bytes.Buffer, r io.Reader) error {
 
 // bodyError tells what the client did from what the network did.
 func bodyError(err error) error {
+	if no := (*refusal)(nil); errors.As(err, &no) {
+		return no
+	}
 	if long := (*http.MaxBytesError)(nil); errors.As(err, &long) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return fmt.Errorf("body: %w", err)
 	}

@@ -201,7 +201,8 @@ func reachAll(t *testing.T, ctx context.Context, p *hubProcess, readers []*stead
 // of its own.
 type watch struct {
 	p         *hubProcess
-	away      atomic.Bool // while the hub is expected to be
+	dial      func(ctx context.Context, network, address string) (net.Conn, error) // nil means as usual
+	away      atomic.Bool                                                          // while the hub is expected to be
 	published atomic.Int64
 	slowest   [2]time.Duration // health, update
 	faults    []error
@@ -219,7 +220,7 @@ func (w *watch) run(stop <-chan struct{}) {
 }
 
 func (w *watch) again(stop <-chan struct{}, which int, limit time.Duration, try func(*http.Client) error) {
-	transport := &http.Transport{DisableKeepAlives: true}
+	transport := &http.Transport{DisableKeepAlives: true, DialContext: w.dial}
 	c := &http.Client{Transport: transport, Timeout: patience}
 	for {
 		began, away := time.Now(), w.away.Load()
