@@ -66,9 +66,12 @@ setup:
 bench:
 	go test -run '^$$' -bench . -benchmem -timeout 60m ./...
 
-# A seed that fails is printed; SOAK_SEED=n begins with that one. SOAK_KILLS=n kills
-# a hub so often, and cuts its disk's power.
+# A seed that fails is printed; SOAK_SEED=n begins with that one. The simulation
+# plays 10,000 seeds in about 20 minutes. SOAK_KILLS=n kills a hub so often, and cuts
+# its disk's power.
 soak:
+	SOAK_SEEDS=$${SOAK_SEEDS:-10000} go test -count=1 -timeout 0 -run '^TestNothingOfAHub' ./hub
+	SOAK_SEEDS=$${SOAK_SEEDS:-200} go test -count=1 -timeout 0 -run '^TestOneHistory' ./hub
 	SOAK_SEEDS=$${SOAK_SEEDS:-1000} go test -count=1 -timeout 0 ./graph
 	SOAK_SEEDS=$${SOAK_SEEDS:-100} SOAK_READERS=$${SOAK_READERS:-9000} \
 		go test -count=1 -timeout 0 -run '^TestReaders' ./hub
