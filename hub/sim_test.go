@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strconv"
@@ -40,6 +41,9 @@ const (
 	// quietTime is what passes after each step: longer than the pump lets notices
 	// gather.
 	quietTime = 20 * time.Millisecond
+	// soundEach is of how many seeds one has its store checked at the end: what a
+	// check looks at takes as long as a few steps.
+	soundEach = 2
 	// simRest bounds the time in which all must come to rest.
 	simRest = 8 * time.Hour
 	// stall is how long a disk takes that is to lose power in the middle, and cutTime
@@ -426,6 +430,21 @@ func number(t *testing.T, name string, none uint64) uint64 {
 	return n
 }
 
+// sound ends the hub, by a power cut or in good order, and has its store checked.
+func (s *sim) sound() {
+	mem := s.disk.mem
+	if s.rng.IntN(2) == 0 {
+		mem = s.disk.powerCut(s.rng)
+		s.net.cut()
+	}
+	s.end(drainDeadline + 5*time.Second)
+	rep, err := graph.Check(context.Background(), filepath.Join("data", "store"), graph.CheckOptions{FS: mem, Cache: s.plan.cache})
+	if err != nil || rep.Found > 0 {
+		s.failf("check: %v, %d findings, the first of them %+v", err, rep.Found, rep.Findings[:min(len(rep.Findings), 3)])
+	}
+	s.counts["checks"]++
+}
+
 // playSeed plays the history of a seed and returns its digest.
 func playSeed(t *testing.T, seed uint64, steps int, empty *vfs.MemFS) (digest string, counts map[string]int) {
 	t.Helper()
@@ -435,6 +454,9 @@ func playSeed(t *testing.T, seed uint64, steps int, empty *vfs.MemFS) (digest st
 			s.drive()
 			s.rest()
 			digest = s.digest()
+			if seed%soundEach == 0 {
+				s.sound()
+			}
 		})
 		s.counts["lives"] += s.lives
 		s.counts["notices"] += len(s.journal)
