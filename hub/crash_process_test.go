@@ -796,4 +796,21 @@ func TestAHubThatIsKilledAtAnyMomentKeepsWhatItAnsweredAndReadersResume(t *testi
 		}
 	}
 	c.end(ctx, stopReading, &reading)
+	c.sound(ctx)
+}
+
+// sound kills the hub once more and has the store that it leaves checked.
+func (c *crashTrial) sound(ctx context.Context) {
+	c.p.kill()
+	cfg := DefaultConfig()
+	for _, e := range c.p.env {
+		if data, ok := strings.CutPrefix(e, envPrefix+"DATA="); ok {
+			cfg.Data = data
+		}
+	}
+	rep, err := Check(ctx, cfg, nil, false, nil)
+	if err != nil || rep.Found > 0 {
+		c.t.Errorf("check: %v, %d findings, the first of them %+v", err, rep.Found, rep.Findings[:min(len(rep.Findings), 3)])
+	}
+	c.p.start()
 }
