@@ -20,6 +20,8 @@ const (
 	defaultFindings = 1000
 	// defaultCheckMemory is how many bytes a check sorts in memory at once.
 	defaultCheckMemory = 256 << 20
+	// checkMemTable is small: a check writes nothing, and a repair little.
+	checkMemTable = 4 << 20
 	// checkRounds bounds how often a repair looks again at what it has left. One
 	// round makes all good but what another repair brings to light.
 	checkRounds = 4
@@ -186,6 +188,7 @@ func openToCheck(dir string, o *CheckOptions) (*pebble.DB, *pebble.Lock, error) 
 	}
 	p := pebbleOptions(&Options{FS: o.FS, Log: o.Log, Cache: cache})
 	p.ReadOnly, p.ErrorIfNotExists, p.Lock = !o.Repair, true, lock
+	p.MemTableSize = checkMemTable
 	// A store that runs ends the process with the first block whose checksum is wrong;
 	// here it is a finding.
 	p.EventListener = &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}}

@@ -112,8 +112,11 @@ func TestAByteThatFlippedIsFoundAndNeverGivesAWrongAnswer(t *testing.T) {
 	soundStore(t, fs)
 	whole := contentOf(t, fs)
 	rng := rand.New(rand.NewPCG(3, 3))
-	found := 0
-	for range 60 {
+	found, times := 0, 60
+	if raceDetector {
+		times = 10
+	}
+	for range times {
 		place := 0
 		flipped := flip(t, fs, func(size int) int { place = rng.IntN(size); return place })
 		for _, repair := range []bool{false, true} {
@@ -130,8 +133,8 @@ func TestAByteThatFlippedIsFoundAndNeverGivesAWrongAnswer(t *testing.T) {
 			}
 		}
 	}
-	if found < 110 { // of 120: the rest is in what no checksum covers and nobody reads
-		t.Errorf("%d of 120 were found", found)
+	if found < 2*times*9/10 { // the rest is in what no checksum covers and nobody reads
+		t.Errorf("%d of %d were found", found, 2*times)
 	}
 }
 
