@@ -103,6 +103,14 @@ func (s *Store) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(w.land)
 	g.Go(func() error {
+		select {
+		case err := <-s.broken:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	g.Go(func() error {
 		s.watchSpace(ctx, w.landed)
 		return nil
 	})

@@ -1,6 +1,7 @@
 package graph
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -156,5 +157,16 @@ func TestDeliveringEveryUpdateTwiceChangesNothing(t *testing.T) {
 	}
 	if diff := firstDifference(r.g.dump(), twice.dump()); diff != "" {
 		t.Errorf("the stores differ:\n%s", diff)
+	}
+}
+
+func TestAJournalThatCannotBeReadIsNotTakenForTrimmed(t *testing.T) {
+	g := newRig(t, Options{})
+	g.edits("A", 3)
+	broken := errors.New("the disk cannot be read")
+	pass := gathering{s: g.s, p: &Pick{}, gap: 3} // where it broke off nothing is there
+	_, _, err := pass.spelled(g.s.Oldest(), 3, broken)
+	if !errors.Is(err, broken) {
+		t.Errorf("got %v, want the fault itself", err)
 	}
 }

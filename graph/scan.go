@@ -71,12 +71,12 @@ type gathering struct {
 // spelled ends the call that began after c.
 func (g *gathering) spelled(c Cursor, newest uint64, err error) ([]Notice, Cursor, error) {
 	s := g.s
+	if err != nil { // before what is not there is taken for trimmed
+		return nil, c, err
+	}
 	if cut := max(g.gap, s.journal.cut.Load()); cut > c.Seq { // trimmed while we looked
 		newest = max(newest, cut)
 		return nil, c, &ResetError{Reason: "trimmed", Oldest: Cursor{s.epoch, cut}, Newest: Cursor{s.epoch, newest}}
-	}
-	if err != nil {
-		return nil, c, err
 	}
 	out, err := s.spell(g.picked)
 	if err != nil {

@@ -2,7 +2,10 @@ package graph
 
 import (
 	"crypto/sha256"
+	"errors"
 	"time"
+
+	"github.com/cockroachdb/pebble/v2"
 )
 
 // seenID identifies an accepted update: a digest of publisher, id and URI.
@@ -51,6 +54,9 @@ func (t *txn) remembers(id seenID) bool {
 		if err == nil {
 			check(closer.Close())
 			return true
+		}
+		if !errors.Is(err, pebble.ErrNotFound) {
+			check(err) // what cannot be read is not news
 		}
 	}
 	return false

@@ -84,6 +84,7 @@ type Store struct {
 	queue   chan *request
 	space   *space
 	stopped chan struct{} // closed when Run returns
+	broken  chan error    // holds the first fault that ends the store
 	stop    sync.Once
 
 	// writing is held by whoever writes, the apply loop while it builds and applies a
@@ -127,7 +128,9 @@ type Store struct {
 func Open(dir string, o Options) (*Store, error) {
 	s := newStore(o)
 	s.space = newSpace(dir, &o)
-	db, err := pebble.Open(dir, pebbleOptions(&s.o))
+	p := pebbleOptions(&s.o)
+	p.Logger = pebbleLog{s.log, s.broke}
+	db, err := pebble.Open(dir, p)
 	if err != nil {
 		return nil, fmt.Errorf("open store %s: %w", dir, err)
 	}
@@ -158,7 +161,7 @@ func newStore(o Options) *Store {
 		o.Cache = defaultCache
 	}
 	s := &Store{o: o, log: o.Log, col: newColumn(), nextID: 1, queue: make(chan *request, queueLength),
-		stopped: make(chan struct{}), chunk: defaultChunk, inline: defaultInline}
+		stopped: make(chan struct{}), broken: make(chan error, 1), chunk: defaultChunk, inline: defaultInline}
 	if o.chunk > 0 {
 		s.chunk = o.chunk
 	}
@@ -218,7 +221,7 @@ func pebbleOptions(o *Options) *pebble.Options {
 		LBaseMaxBytes:               64 << 20,
 		MaxOpenFiles:                4000,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
-		Logger:                      pebbleLog{o.Log},
+		Logger:                      pebbleLog{o.Log, func(error) {}},
 	}
 	p.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionBalanced })
 	for i := range p.Levels {
@@ -229,10 +232,23 @@ func pebbleOptions(o *Options) *pebble.Options {
 	return p
 }
 
-// pebbleLog passes on what Pebble has to say as debug lines. A fatal fault,
-// such as a log that cannot be flushed, ends the process: nothing may be
-// acknowledged after it.
-type pebbleLog struct{ log *slog.Logger }
+// pebbleLog passes on what Pebble has to say as debug lines. After a fatal fault,
+// such as a log that cannot be flushed or a block whose checksum is wrong, nothing
+// more may be answered: whoever met it panics, and the store ends, also if that one
+// is survived.
+type pebbleLog struct {
+	log   *slog.Logger
+	broke func(error)
+}
+
+// broke ends the store for a fault that whoever met it may survive, as a handler
+// of HTTP does.
+func (s *Store) broke(err error) {
+	select {
+	case s.broken <- err:
+	default: // it is ending
+	}
+}
 
 func (l pebbleLog) Infof(format string, args ...any) {
 	l.log.Debug("store", "text", fmt.Sprintf(format, args...))
@@ -244,7 +260,9 @@ func (l pebbleLog) Errorf(format string, args ...any) {
 
 func (l pebbleLog) Fatalf(format string, args ...any) {
 	l.Errorf(format, args...)
-	panic(fmt.Sprintf("store: "+format, args...))
+	err := fmt.Errorf("store: "+format, args...)
+	l.broke(err)
+	panic(err.Error())
 }
 
 // load reads what is resident: state pages, jobs, the ends of the journal.
