@@ -468,6 +468,40 @@ func TestChannelsAreTheirOwnersToChangeAndEverybodysToReadIfPublic(t *testing.T)
 	}
 }
 
+func TestQuotasAndPacesAreThoseOfATokensSubject(t *testing.T) {
+	h := startKeyedHub(t, func(c *Config) { c.PublisherResources, c.PublisherRequests = 2, 8 })
+	put := func(who auth.Rights, name string) *reply {
+		return h.as(who, "POST", "/v1/updates", `{"uri":"https://en.example.org/wiki/`+name+`","version":"1"}`)
+	}
+	other := enwiki
+	other.Subject = "enwiki-jobs"
+	for i, c := range []struct {
+		who  auth.Rights
+		name string
+		want int
+	}{{enwiki, "A", 200}, {enwiki, "B", 200}, {enwiki, "C", 507}, {other, "C", 200}, {enwiki, "A", 200}} {
+		a := put(c.who, c.name)
+		if a.status != c.want {
+			t.Errorf("%d: %s of %s: %d %s, want %d", i, c.name, c.who.Subject, a.status, a.body, c.want)
+		}
+	}
+	h.as(root, "PUT", "/v1/channels/public", `{"uri":[],"public":true}`)
+	for name, ask := range map[string]func() int{
+		"a publisher": func() int { return put(enwiki, "A").status },
+		"a stranger":  func() int { return h.do("GET", "/v1/channels/public", "").status },
+	} {
+		asked := 1
+		for ; ask() != http.StatusTooManyRequests && asked < 500; asked++ {
+		}
+		if asked == 500 {
+			t.Errorf("%s is never told to wait", name)
+		}
+		if a := put(other, "D"); a.status != 200 {
+			t.Errorf("%s has used up what another publisher may: %d %s", name, a.status, a.body)
+		}
+	}
+}
+
 func TestWithKeysAHubListensToTheWorldUnderAnyName(t *testing.T) {
 	h := startKeyedHub(t, func(c *Config) { c.Listen = "0.0.0.0:0" })
 	if a := h.do("GET", "/healthz", "", "Host", "hub.example.org"); a.status != 200 {
