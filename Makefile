@@ -3,6 +3,7 @@
 # make build   bin/freshwire, static
 # make bench   the figures
 # make soak    the random tests for long (SOAK_SEEDS=n)
+# make mutants break one line after another: some test must notice (ONLY=word)
 # make fuzz    each fuzz target for a while (FUZZTIME=30s)
 
 SHELL := bash
@@ -22,7 +23,7 @@ race = $(shell $(compiles) && echo -race)
 # stage tells the name of a step, runs it, and tells how long it took.
 stage = @echo '== $(1)'; $(2); code=$$?; echo "-- $(1): $$SECONDS s"; exit $$code
 
-.PHONY: build demo test setup bench soak fuzz
+.PHONY: build demo test setup bench soak mutants fuzz
 
 build:
 	go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/freshwire ./cmd/freshwire
@@ -76,6 +77,10 @@ soak:
 	SOAK_SEEDS=$${SOAK_SEEDS:-100} SOAK_READERS=$${SOAK_READERS:-9000} \
 		go test -count=1 -timeout 0 -run '^TestReaders' ./hub
 	SOAK_KILLS=$${SOAK_KILLS:-60} go test -count=1 -timeout 0 -run '^TestAHubThatIsKilled|^TestAPowerCutOfARealDisk' ./hub
+
+# ONLY=word tries those whose description has it.
+mutants:
+	go run ./internal/house/mutants $(if $(ONLY),-only '$(ONLY)')
 
 fuzz:
 	@for package in $$(go list ./...); do \

@@ -29,6 +29,7 @@ var may = map[string][]string{
 	"graph/bulk":        {},
 
 	"internal/house":         {},
+	"internal/house/mutants": {},
 	"internal/house/slowest": {},
 }
 
