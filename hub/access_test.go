@@ -151,6 +151,29 @@ func TestAForeignURIIsRefusedHoweverItIsSpelled(t *testing.T) {
 	}
 }
 
+func TestWhoMayReadMayNotWriteAndTheOtherWayRound(t *testing.T) {
+	h := startKeyedHub(t, nil)
+	reader := auth.Rights{Subject: "mirror", Subscribe: auth.Prefixes{"*"}}
+	writer := auth.Rights{Subject: "wiki", Publish: auth.Prefixes{"*"}}
+	const uri = "https://en.example.org/wiki/A"
+	h.as(writer, "POST", "/v1/updates", `{"uri":"`+uri+`","version":"1"}`)
+	for _, c := range []struct{ method, path, body string }{
+		{"POST", "/v1/updates", `{"uri":"` + uri + `","version":"2"}`},
+		{"PATCH", "/v1/dependencies", `{"uri":"` + uri + `","clear":true}`},
+		{"DELETE", "/v1/dependencies?uri=" + uri, ""},
+	} {
+		if a, b := h.as(reader, c.method, c.path, c.body), h.as(writer, c.method, c.path, c.body); a.status != 403 || b.status != 200 {
+			t.Errorf("%s %s: %d to who reads and %d to who writes", c.method, c.path, a.status, b.status)
+		}
+	}
+	for _, path := range []string{"/v1/resource", "/v1/dependencies", "/v1/dependents", "/v1/why", "/v1/impact", "/v1/stream"} {
+		a := h.as(writer, "GET", path+"?uri="+uri, "")
+		if a.status != 403 {
+			t.Errorf("%s: %d to who writes", path, a.status)
+		}
+	}
+}
+
 func TestATenantChangesItsOwn(t *testing.T) {
 	h := startKeyedHub(t, nil)
 	for _, uri := range []string{"https://en.example.org/wiki", "https://en.example.org/wiki/A", "https://en.example.org/wiki/A#html"} {
