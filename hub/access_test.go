@@ -207,7 +207,7 @@ func TestAReaderIsShownNothingOfWhatItMayNotSee(t *testing.T) {
 	for _, body := range []string{
 		`{"uri":"https://secret.example.org/T","version":"1","id":"hidden-id"}`,
 		`{"uri":"https://en.example.org/wiki/A","version":"1"}`,
-		`{"uri":"https://en.example.org/wiki/A#html","type":"html","hash":"a","deps":[{"uri":"https://secret.example.org/T","seen":"1"},"https://en.example.org/wiki/A"]}`,
+		`{"uri":"https://en.example.org/wiki/A#html","type":"html","hash":"a","deps":[{"uri":"https://secret.example.org/T","seen":"1"},{"uri":"https://en.example.org/wiki/A","seen":"1"}]}`,
 		`{"uri":"https://secret.example.org/P#html","type":"html","hash":"p","deps":[{"uri":"https://en.example.org/wiki/A","seen":"1"}]}`,
 		`{"uri":"https://secret.example.org/Q","type":"html","hash":"q","deps":["https://en.example.org/wiki/A#html"]}`,
 		`{"uri":"https://en.example.org/wiki/B","type":"html","hash":"q","deps":["https://secret.example.org/P#html"]}`,
