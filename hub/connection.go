@@ -24,10 +24,12 @@ const (
 // connections bounds those that the server holds, of one address and of all. A
 // stream that was taken from the server is counted by who took it.
 //
-// When all places are taken, the connection goes that has been idle for longest, or
-// else one that has not brought a whole header in time: whoever keeps connections and
-// asks nothing keeps nobody out. If all are being served, the next ones wait, in the
-// kernel's queue, for one to end; the server's deadlines see to that.
+// When all places are taken, a connection goes that is idle, or that has not brought a
+// whole header in time: whoever keeps connections and asks nothing keeps nobody out. Of
+// those that have waited longest it is one of the address that has the most, so that a
+// crowd makes room for itself and not at the cost of others. If all are being served,
+// the next ones wait, in the kernel's queue, for one to end; the server's deadlines see
+// to that.
 type connections struct {
 	net.Listener
 	most    int // of all; 0 means no bound
@@ -143,21 +145,37 @@ func (c *connections) admit(conn net.Conn) (ok bool, wait time.Duration) {
 
 // evict ends a connection that waits for its client, or says when to try again.
 func (c *connections) evict(now time.Time) (wait time.Duration) {
-	longest := c.idle.Front()
-	if longest == nil {
-		longest = c.fresh.Front()
-		if longest == nil {
-			return c.grace
-		}
-		if wait := longest.Value.(*connection).since.Add(c.grace).Sub(now); wait > 0 {
+	gone := c.crowding(c.idle)
+	if k := c.crowding(c.fresh); k != nil && (gone == nil || c.byAddr[k.addr] > c.byAddr[gone.addr]) {
+		if wait := k.since.Add(c.grace).Sub(now); wait > 0 {
 			return wait
 		}
+		gone = k
 	}
-	gone := longest.Value.(*connection)
+	if gone == nil {
+		return c.grace
+	}
 	c.forget(gone)
 	c.evicted++
 	gone.conn.Close()
 	return 0
+}
+
+// candidates bounds how many connections are looked at for one to go.
+const candidates = 64
+
+// crowding returns, of those that have been longest on a list, the first whose
+// address has the most connections; nil if there is none. Who is exempt counts as
+// having none.
+func (c *connections) crowding(l *list.List) (worst *connection) {
+	n := 0
+	for e := l.Front(); e != nil && n < candidates; e = e.Next() {
+		if k := e.Value.(*connection); worst == nil || c.byAddr[k.addr] > c.byAddr[worst.addr] {
+			worst = k
+		}
+		n++
+	}
+	return worst
 }
 
 // moveTo puts k at the end of a list, or on none.

@@ -19,7 +19,14 @@ type holder struct {
 
 func holdOpen(t *testing.T, addr string) *holder {
 	t.Helper()
-	conn, err := net.Dial("tcp", addr)
+	return holdOpenFrom(t, addr, "127.0.0.1")
+}
+
+// holdOpenFrom is holdOpen from another address of this machine.
+func holdOpenFrom(t *testing.T, addr, from string) *holder {
+	t.Helper()
+	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}
+	conn, err := dialer.Dial("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,6 +125,25 @@ func TestWhoAsksNothingMakesRoomForWhoDoes(t *testing.T) {
 	}
 	if err := kept[0].ask("/healthz"); err != nil {
 		t.Errorf("one that was used meanwhile: %v", err)
+	}
+}
+
+func TestACrowdMakesRoomForItselfAndNotAtTheCostOfOthers(t *testing.T) {
+	const most = 6
+	h := startHub(t, nil)
+	h.listener.mu.Lock()
+	h.listener.most = most
+	h.listener.mu.Unlock()
+	addr := h.Addr().String()
+	other := holdOpen(t, addr)
+	for round := range 5 {
+		if err := other.ask("/healthz"); err != nil { // then it is idle, and the only one
+			t.Fatalf("in round %d its connection was taken from somebody else: %v", round, err)
+		}
+		for range 2 * most {
+			fmt.Fprintf(holdOpenFrom(t, addr, "127.0.0.2").conn, "GET /healthz HTTP/1.1\r\nHost: loc")
+		}
+		h.listener.placed(t, most)
 	}
 }
 
