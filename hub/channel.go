@@ -75,6 +75,7 @@ func channelError(err error) error {
 	var (
 		filter  *subscriptions.FilterError
 		invalid *graph.InvalidError
+		full    *subscriptions.LimitError
 	)
 	switch {
 	case err == nil:
@@ -87,8 +88,10 @@ func channelError(err error) error {
 		return refuse(unknownChannel, "name", "%v", err)
 	case errors.Is(err, subscriptions.ErrBuiltIn), errors.Is(err, subscriptions.ErrNotListed):
 		return refuse(fixedChannel, "name", "%v", err)
-	case errors.Is(err, subscriptions.ErrTooManyChannels), errors.Is(err, subscriptions.ErrTooManyOwned), errors.Is(err, subscriptions.ErrTooManyVersions):
-		return refuse(tooManyChannels, "name", "%v", err)
+	case errors.As(err, &full):
+		no := refuse(tooManyChannels, "name", "%v", err)
+		no.limit = int64(full.Limit)
+		return no
 	}
 	return err
 }

@@ -20,6 +20,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -117,15 +118,25 @@ func TestHealthIsTrueOnlyWhileTheHubServes(t *testing.T) {
 	}
 }
 
-func TestWhoRefusesSaysWhenToComeAgain(t *testing.T) {
-	for given, want := range map[string]string{"": "5", "30": "30"} {
+func TestWhoIsRefusedForNowIsToldWhenToComeAgain(t *testing.T) {
+	for _, k := range problemKinds {
 		w := httptest.NewRecorder()
-		if given != "" {
-			w.Header().Set("Retry-After", given)
+		if k.slug == "no-room" || k.slug == "too-many-streams" {
+			w.Header().Set("Retry-After", "30") // as the streams do
+			streamProblem(w, nil, &subscriptions.Refusal{Status: k.status, Slug: k.slug})
+		} else {
+			writeProblem(w, k.problem(""))
 		}
-		streamProblem(w, nil, &subscriptions.Refusal{Status: http.StatusServiceUnavailable, Slug: "no-room"})
-		if got := w.Header().Get("Retry-After"); got != want {
-			t.Errorf("Retry-After is %q, want %q", got, want)
+		got, err := strconv.Atoi(w.Header().Get("Retry-After"))
+		switch k.status {
+		case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusInsufficientStorage:
+			if k != rateLimited && (err != nil || got < 1) { // which says how long its bucket takes
+				t.Errorf("%s: Retry-After is %q", k.slug, w.Header().Get("Retry-After"))
+			}
+		default:
+			if err == nil {
+				t.Errorf("%s: Retry-After is %d, and waiting does not help", k.slug, got)
+			}
 		}
 	}
 }

@@ -19,15 +19,6 @@ import (
 // changes, not a page that must be there.
 const problemBase = "urn:freshwire:problem:"
 
-const (
-	// retryShutdown is what a refused client is asked to wait, in seconds: a restart
-	// takes less.
-	retryShutdown = 5
-	// retryNoSpace likewise while the disk is nearly full: the journal is trimmed once
-	// a minute, and people take longer.
-	retryNoSpace = 30
-)
-
 // A problemKind is one type of problem. Clients branch on the slug.
 type problemKind struct {
 	slug   string
@@ -114,6 +105,11 @@ var problemKinds = []*problemKind{
 	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},
 	{"too-many-streams", http.StatusTooManyRequests, "This address has too many streams open", "close one, or ask for more with one filter"},
 }
+
+// retryAfter is what who is refused is asked to wait, in seconds, where waiting may
+// help: a restart takes less than 5; the journal is trimmed once a minute, which makes
+// room on the disk, and people take longer. Streams and paces say their own.
+var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60}
 
 // Problem is the body of every refusal.
 // Source: RFC 9457.
@@ -254,7 +250,7 @@ func problemOf(err error) Problem {
 }
 
 func (k *problemKind) problem(detail string) Problem {
-	return Problem{Type: problemBase + k.slug, Title: k.title, Status: k.status, Detail: detail, Help: k.help}
+	return Problem{Type: problemBase + k.slug, Title: k.title, Status: k.status, Detail: detail, Help: k.help, retry: retryAfter[k]}
 }
 
 // writeProblem answers with p.
@@ -266,14 +262,8 @@ func writeProblem(w http.ResponseWriter, p Problem) {
 		h.Set("Retry-After", strconv.Itoa(p.retry))
 	}
 	switch p.Status {
-	case http.StatusServiceUnavailable:
-		if h.Get("Retry-After") == "" { // a stream without room says its own
-			h.Set("Retry-After", strconv.Itoa(retryShutdown))
-		}
 	case http.StatusUnauthorized:
 		h.Set("WWW-Authenticate", challenge(p))
-	case http.StatusInsufficientStorage:
-		h.Set("Retry-After", strconv.Itoa(retryNoSpace))
 	case http.StatusUnsupportedMediaType:
 		h.Set("Accept-Encoding", "gzip, zstd, identity")
 	}

@@ -137,7 +137,7 @@ func TestBytesCountAfterInflation(t *testing.T) {
 
 func TestWhatIsOverAQuotaIsAnswered507WithTheLimit(t *testing.T) {
 	p := problemOf(fmt.Errorf("apply: %w", &graph.QuotaError{What: "edges", Has: 7, More: 5, Limit: 10}))
-	if p.Status != http.StatusInsufficientStorage || p.Type != problemBase+"over-quota" || p.Limit != 10 || p.retry != 0 ||
+	if p.Status != http.StatusInsufficientStorage || p.Type != problemBase+"over-quota" || p.Limit != 10 || p.retry == 0 ||
 		p.Detail != "the publisher has 7 edges, this might add 5, and 10 is the limit" {
 		t.Errorf("%+v", p)
 	}

@@ -47,12 +47,20 @@ var (
 	// ErrNotListed reports URIs for a channel that keeps no list of them.
 	ErrNotListed = errors.New("the channel keeps no list of URIs; replace it with one that has \"uri\", which may be empty")
 	// ErrTooManyChannels reports that there is no room for one more.
-	ErrTooManyChannels = fmt.Errorf("the hub has %d channels; delete one first", maxChannels)
+	ErrTooManyChannels = &LimitError{maxChannels, "the hub has %d channels; delete one first"}
 	// ErrTooManyOwned reports an owner who has as many channels as one may have.
-	ErrTooManyOwned = fmt.Errorf("the owner has %d channels; delete one first", maxPerOwner)
+	ErrTooManyOwned = &LimitError{maxPerOwner, "the owner has %d channels; delete one first"}
 	// ErrTooManyVersions reports a channel that is replaced too often.
-	ErrTooManyVersions = fmt.Errorf("the channel was replaced %d times within what the journal keeps; change its URIs instead, or come again", maxVersions)
+	ErrTooManyVersions = &LimitError{maxVersions, "the channel was replaced %d times within what the journal keeps; change its URIs instead, or come again"}
 )
+
+// A LimitError reports a change for which there is no room.
+type LimitError struct {
+	Limit int
+	text  string
+}
+
+func (e *LimitError) Error() string { return fmt.Sprintf(e.text, e.Limit) }
 
 // ChannelName checks the name of a channel that somebody makes: 1 to 64 of a-z,
 // 0-9, dot, dash and underscore, the first a letter or digit.
