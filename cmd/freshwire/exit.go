@@ -82,7 +82,9 @@ func (c *cli) report(err error) {
 	case code == exitUnreachable:
 		fmt.Fprintln(c.stderr, "  start a hub with: freshwire serve\n  or name another with --hub URL or FRESHWIRE_HUB")
 	case errors.As(err, &problem):
-		if problem.Help != "" {
+		if problem.Status == 401 {
+			fmt.Fprintln(c.stderr, "  name the file with a token by --token-file, or set FRESHWIRE_TOKEN")
+		} else if problem.Help != "" {
 			fmt.Fprintf(c.stderr, "  %s\n", problem.Help)
 		}
 		fmt.Fprintf(c.stderr, "  (status %d, %s)\n", problem.Status, problem.Type)
