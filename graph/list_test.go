@@ -533,9 +533,9 @@ func TestFormats(t *testing.T) {
 			if err := g.s.db.Set(metaKey(metaFormat), []byte{old}, pebble.Sync); err != nil {
 				t.Fatal(err)
 			}
-			g.crafted = true
+			g.unchecked = true
 			g.crash(nil)
-			g.crafted = false
+			g.unchecked = false
 			if v, err := g.s.meta(metaFormat); err != nil || len(v) != 1 || v[0] != formatVersion {
 				t.Errorf("got %v, %v, want %d", v, err, formatVersion)
 			}
@@ -629,7 +629,7 @@ func TestScanDoesABoundedPieceOfWork(t *testing.T) {
 	if err := b.Commit(pebble.Sync); err != nil {
 		t.Fatal(err)
 	}
-	g.crafted = true
+	g.unchecked = true
 	g.close()
 	g.open()
 	calls := 0
@@ -710,7 +710,7 @@ func TestListsOfUnequalLengthAreReadTogetherByTheirIndex(t *testing.T) {
 		}
 	}
 	// What is written and not yet durable neither shows nor holds anybody up.
-	g.crafted = true
+	g.unchecked = true
 	b := g.s.db.NewBatch()
 	for seq := g.token().Seq + 1; seq < g.token().Seq+100; seq++ {
 		check(b.Set(markedKey(3, seq), nil, nil))

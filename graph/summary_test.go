@@ -38,6 +38,7 @@ func TestASummaryHasEveryKeyPutIntoItAndFewOthers(t *testing.T) {
 // blocks is a rig whose journal has n lone notices, each block of another host.
 func blocks(t *testing.T, n int) *rig {
 	g := newRig(t, Options{TailBytes: 1, KeepAge: time.Hour})
+	g.unchecked = raceDetector
 	for i := 0; i < n; i += 1000 {
 		var us []Update
 		for k := i; k < min(n, i+1000); k++ {
