@@ -206,8 +206,8 @@ func (t *txn) trim() {
 			cut = max(cut, oldest+uint64(over*float64(newest-oldest)))
 		}
 	}
-	cut = min(cut, newest)
-	if cut == oldest {
+	cut = min(cut, newest, t.keptForRetries())
+	if cut <= oldest {
 		return
 	}
 	// Whole chunks only: the one that holds cut stays unless it ends there.
@@ -231,6 +231,27 @@ func (t *txn) trim() {
 	}
 	check(t.b.Set(metaKey(metaOldest), binary.BigEndian.AppendUint64(nil, cut), nil))
 	t.trimmed = cut
+}
+
+// keptForRetries returns up to where the journal may go without a chunk that a retry
+// has yet to read: who is to be told again stands in it alone. That keeps it for six
+// hours at most, and is looked for only where it may be kept for less.
+func (t *txn) keptForRetries() uint64 {
+	kept := uint64(math.MaxUint64)
+	if t.s.o.KeepBytes == 0 && t.s.o.KeepAge > longestRetry {
+		return kept
+	}
+	it := t.iter([]byte{spaceTimer}, []byte{spaceTimer + 1})
+	defer func() { check(it.Close()) }()
+	for it.First(); it.Valid(); it.Next() {
+		m, err := decodeTimer(it.Key(), it.Value())
+		check(err)
+		if m.kind == timerRetry && m.ref > 0 {
+			kept = min(kept, m.ref-1)
+		}
+	}
+	check(it.Error())
+	return kept
 }
 
 // trimmedTo hides what was trimmed from readers, once that is durable.

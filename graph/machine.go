@@ -21,6 +21,10 @@ const (
 // resource has failed.
 var retryLadder = [...]time.Duration{time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 4 * time.Hour}
 
+// longestRetry is the longest wait between two notices: that of four hours and half
+// of it again.
+const longestRetry = 6 * time.Hour
+
 // backoff is how long the notice of the n-th stale arrival in a row waits: the
 // first two go at once, then 1, 2, 4 … seconds up to an hour.
 func backoff(n uint64) time.Duration {

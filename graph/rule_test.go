@@ -300,6 +300,23 @@ func TestStarvationEndsAWaitOfFifteenMinutes(t *testing.T) {
 	})
 }
 
+func TestRetriesOutliveAJournalThatIsKeptForLess(t *testing.T) {
+	g := newRig(t, Options{Work: []string{"html"}, KeepAge: 30 * time.Minute})
+	g.edit("X", "10", "a")
+	g.render("D", "", "d", g.token(), saw("X", "10"))
+	g.edit("X", "11", "b")
+	for hour := range 24 {
+		g.edit("Y", fmt.Sprint(hour), "y")
+		g.wait(time.Hour)
+	}
+	if r := g.resource(named("D")); r.State != Ready || !r.Failed {
+		t.Errorf("after a day: %s, want ready and failed", g.describe(named("D")))
+	}
+	if g.s.Oldest().Seq < 3 {
+		t.Errorf("the journal begins at %s: nothing was trimmed when the retries had been", g.s.Oldest())
+	}
+}
+
 func TestRetriesAfterOneFiveFifteenSixtyAndTwoHundredFortyMinutesThenFailed(t *testing.T) {
 	g := newRig(t, Options{Work: []string{"html"}})
 	g.edit("X", "10", "a")

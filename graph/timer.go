@@ -165,7 +165,7 @@ func (s *Store) retryDelay(attempt int, seq uint64) int64 {
 func (t *txn) fireRetry(m *timer) {
 	v, ok := t.get(seqKey(spaceJournal, m.ref))
 	if !ok {
-		return // trimmed: nobody keeps so little journal but to lose it
+		return // an earlier program trimmed it
 	}
 	c, err := decodeChunk(m.ref, v)
 	check(err)

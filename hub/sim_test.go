@@ -469,6 +469,17 @@ func playSeed(t *testing.T, seed uint64, steps int, empty *vfs.MemFS) (digest st
 	return digest, counts
 }
 
+// Each of these was a fault of the hub.
+func TestHistoriesThatOnceWentWrongGoWell(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		seed  uint64
+		steps int
+	}{{"a retry whose notice was trimmed never came", 9234, 200}} {
+		t.Run(c.name, func(t *testing.T) { playSeed(t, c.seed, c.steps, simStore(t)) })
+	}
+}
+
 func TestNothingOfAHubIsLostWhateverItsMachineAndNetworkDo(t *testing.T) {
 	empty := simStore(t)
 	first, n, steps := number(t, "SOAK_SEED", 1), number(t, "SOAK_SEEDS", simSeeds), simSteps
