@@ -23,9 +23,9 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
+	"github.com/freshwire/freshwire/internal/bubble"
 	"github.com/freshwire/freshwire/subscriptions"
 )
 
@@ -331,7 +331,7 @@ func TestAHubThatCannotListenClosesItsStore(t *testing.T) {
 }
 
 func TestAnAcceleratedClockStartsWhereItIsToldAndGoesFaster(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		start := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
 		k := newClock(Config{ClockStart: start, ClockRate: 60}, time.Now)
 		plain := newClock(DefaultConfig(), time.Now)

@@ -7,10 +7,10 @@ import (
 	"net/netip"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 func addrPort(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
@@ -23,7 +23,7 @@ func prefixesOf(list ...string) (ps []netip.Prefix) {
 }
 
 func TestAPublisherIsHeldToItsPace(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPace(10, 1<<20)
 		passed := 0
 		for range 100 { // 10 s, ten times too fast
@@ -61,7 +61,7 @@ func TestAPublisherIsHeldToItsPace(t *testing.T) {
 }
 
 func TestManyNamesDoNotFillABucketAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		p := newPace(1, 0)
 		spend := func(name string) bool { return p.take(name, 1, 0) == nil }
 		if !spend("alpha") || spend("alpha") {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 const (
@@ -170,7 +171,7 @@ func (s *sim) replay(history []sent, w way) (o outcome) {
 // playSame records a history, or plays one in a way.
 func playSame(t *testing.T, seed uint64, plan simPlan, empty *vfs.MemFS, do func(s *sim)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSim(seed, plan, empty)
 		if failed := s.play(func() { do(s) }); failed != "" {
 			t.Fatalf("seed %d: %s\n%s", seed, failed, strings.Join(s.story[max(0, len(s.story)-60):], "\n"))

@@ -28,6 +28,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/internal/bubble"
 	"github.com/freshwire/freshwire/subscriptions"
 )
 
@@ -448,7 +449,7 @@ func (s *sim) sound() {
 // playSeed plays the history of a seed and returns its digest.
 func playSeed(t *testing.T, seed uint64, steps int, empty *vfs.MemFS) (digest string, counts map[string]int) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := newSim(seed, newSimPlan(rand.New(rand.NewPCG(seed, 5)), steps), empty)
 		failed := s.play(func() {
 			s.drive()

@@ -9,10 +9,12 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 func TestAStreamEndsWithTheRightOfItsCallerAndSaysWhy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		begun := time.Now()
 		s := serve(t, j, StreamOptions{Viewer: func(r *http.Request) (Viewer, error) {
@@ -39,7 +41,7 @@ func TestAStreamEndsWithTheRightOfItsCallerAndSaysWhy(t *testing.T) {
 }
 
 func TestAllStreamsTogetherAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := serve(t, newMemJournal(), StreamOptions{MaxStreams: 2})
 		first, second := s.open(t, ""), s.open(t, "")
 		resp := s.do(t, "GET", "", "")

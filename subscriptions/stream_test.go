@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 // pipeListener is a listener whose connections are pipes in memory, so that a
@@ -224,7 +225,7 @@ func seqs(t testing.TB, events []event) (got []uint64) {
 }
 
 func TestAStreamBeginsNowAndSaysWhereThatIs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		j.add(notice("https://a.example/1"))
 		r := serve(t, j, StreamOptions{}).open(t, "")
@@ -242,7 +243,7 @@ func TestAStreamBeginsNowAndSaysWhereThatIs(t *testing.T) {
 }
 
 func TestAFilterComesByQueryOrAsABody(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		s := serve(t, j, StreamOptions{Schemes: []string{"cache"}})
 		body := `{"host":["b.example"],"kind":["refresh"],"uri":["cache:x"]}`
@@ -269,7 +270,7 @@ func TestAFilterComesByQueryOrAsABody(t *testing.T) {
 }
 
 func TestLinesAreForWhoAcceptsThem(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		j.add(notice("https://a.example/1"), notice("https://a.example/2"))
 		resp := serve(t, j, StreamOptions{MaxAge: 50 * time.Second}).do(t, "GET", "since="+cursorAt(j, 9), "", "Accept", "application/x-ndjson")
@@ -320,7 +321,7 @@ func TestAcceptChoosesTheFormat(t *testing.T) {
 }
 
 func TestAStreamResumesStrictlyAfterThePosition(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		begun := time.Now()
 		for i := range 10 {
@@ -354,7 +355,7 @@ func TestAStreamResumesStrictlyAfterThePosition(t *testing.T) {
 }
 
 func TestAPositionThatCannotBeServedIsAnsweredByAReset(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		begun := time.Now()
 		cursorAt := func(seq uint64) string { return graph.Cursor{Epoch: newMemJournal().epoch, Seq: seq}.String() }
 		for _, c := range []struct {
@@ -400,7 +401,7 @@ func TestAPositionThatCannotBeServedIsAnsweredByAReset(t *testing.T) {
 }
 
 func TestAReaderThatIsTrimmedAwayIsToldSo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		for i := range 5000 {
 			j.add(notice(fmt.Sprintf("https://a.example/%d", i+1)))
@@ -426,7 +427,7 @@ func TestAReaderThatIsTrimmedAwayIsToldSo(t *testing.T) {
 }
 
 func TestAnIdleStreamShowsLife(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		r := serve(t, j, StreamOptions{}).open(t, "")
 		begun := time.Now()
@@ -447,7 +448,7 @@ func TestAnIdleStreamShowsLife(t *testing.T) {
 }
 
 func TestAFilteredReaderLearnsHowFarTheStreamHasCome(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		s := serve(t, j, StreamOptions{})
 		r := s.open(t, "uri=https://a.example/rare")
@@ -468,7 +469,7 @@ func TestAFilteredReaderLearnsHowFarTheStreamHasCome(t *testing.T) {
 }
 
 func TestAStreamIsRotatedAndResumesWithoutLoss(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		s := serve(t, j, StreamOptions{MaxAge: time.Hour})
 		stopAdding := make(chan struct{})
@@ -511,7 +512,7 @@ func TestAStreamIsRotatedAndResumesWithoutLoss(t *testing.T) {
 }
 
 func TestShutdownTellsReadersWhenToComeAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		s := serve(t, j, StreamOptions{})
 		readers := make([]*reader, 20)
@@ -552,7 +553,7 @@ func TestShutdownTellsReadersWhenToComeAgain(t *testing.T) {
 }
 
 func TestShutdownDoesNotWaitLongerThanAsked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		s := serve(t, j, StreamOptions{})
 		r := s.open(t, "") // never read
@@ -571,7 +572,7 @@ func TestShutdownDoesNotWaitLongerThanAsked(t *testing.T) {
 }
 
 func TestASlowReaderDelaysNobodyAndIsLetGo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		j := newMemJournal()
 		s := serve(t, j, StreamOptions{})
 		slow := s.open(t, "since="+cursorAt(j, 0)) // never read
@@ -604,7 +605,7 @@ func TestASlowReaderDelaysNobodyAndIsLetGo(t *testing.T) {
 }
 
 func TestANoticeIsWrittenAtOnceWhenIdleAndGatheredUnderLoad(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for _, c := range []struct {
 			query   string
 			every   time.Duration
@@ -640,7 +641,7 @@ func TestANoticeIsWrittenAtOnceWhenIdleAndGatheredUnderLoad(t *testing.T) {
 }
 
 func TestAnAddressHasABoundedNumberOfStreams(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := serve(t, newMemJournal(), StreamOptions{MaxPerAddr: 3,
 			ClientAddr: func(r *http.Request) string { return r.Header.Get("X-Addr") }})
 		var open []*reader
@@ -668,7 +669,7 @@ func TestAnAddressHasABoundedNumberOfStreams(t *testing.T) {
 }
 
 func TestABadRequestIsRefusedBeforeTheStreamBegins(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		type refused struct {
 			status int
 			slug   string
@@ -731,7 +732,7 @@ func TestABadRequestIsRefusedBeforeTheStreamBegins(t *testing.T) {
 type plainWriter struct{ http.ResponseWriter }
 
 func TestAServerThatCannotStreamIsFoundOutAtOnce(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := NewStreamer(newMemJournal(), StreamOptions{})
 		l := &pipeListener{conns: make(chan net.Conn), closed: make(chan struct{})}
 		server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { s.ServeHTTP(plainWriter{w}, r) })}
@@ -750,7 +751,7 @@ func TestAServerThatCannotStreamIsFoundOutAtOnce(t *testing.T) {
 func TestNothingIsLostOrDoubledAcrossRandomDisconnects(t *testing.T) {
 	for range 4 {
 		seed := rand.Uint64()
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 0))
 			j := newMemJournal()
 			j.short = rand.New(rand.NewPCG(seed, 1))

@@ -8,10 +8,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 func TestWhoIsShownWhat(t *testing.T) {
@@ -265,7 +265,7 @@ func TestWhatAViewerMayNotAskForIsRefused(t *testing.T) {
 }
 
 func TestABodyIsNotReadForACallerWithoutAToken(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s := serve(t, newMemJournal(), StreamOptions{Viewer: viewerOf})
 		for _, c := range []struct {
 			who, body string
@@ -281,7 +281,7 @@ func TestABodyIsNotReadForACallerWithoutAToken(t *testing.T) {
 }
 
 func TestARightThatHasEndedBeginsNoStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		until := time.Now().Add(time.Minute)
 		s := serve(t, newMemJournal(), StreamOptions{Viewer: func(*http.Request) (Viewer, error) {
 			return Viewer{Prefixes: []string{"https://a.example"}, Expires: until}, nil

@@ -6,10 +6,11 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/r3labs/sse/v2"
+
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 // What the client that is wrapped does alone, so that it shows when a later one
@@ -37,7 +38,7 @@ func TestTheLibraryAlone(t *testing.T) {
 		})
 	}
 	t.Run("waits for a silent server", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			_, h := serve(t, turn{body: event(1), after: hang})
 			client := sse.NewClient("http://hub.example/")
 			client.Connection = h

@@ -9,14 +9,14 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/freshwire/freshwire/federation/follow"
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 func TestAStreamThatEndsInGoodOrderIsTakenUpAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, h := serve(t, turn{body: event(1) + event(2)}, turn{}, turn{body: event(3), after: hang})
 		check(t, "events", read(t.Context(), follow.Options{HTTP: h}, 3), []string{"1||d1", "2||d2", "3||d3"})
 		check(t, "Last-Event-ID", s.asked, []string{"", "2", "2"})
@@ -24,7 +24,7 @@ func TestAStreamThatEndsInGoodOrderIsTakenUpAgain(t *testing.T) {
 }
 
 func TestAServerThatIsAwayForADayIsNotGivenUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		turns := []turn{{body: event(1), after: hang}}
 		turns[0].after = func(http.ResponseWriter, *http.Request) { time.Sleep(20 * time.Second) }
 		for range 6000 {
@@ -48,7 +48,7 @@ func TestAServerThatIsNotThereAtFirstIsAnError(t *testing.T) {
 		{"overloaded", turn{status: 503}, "error: the stream is refused: 503 Service Unavailable"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				_, h := serve(t, c.turn)
 				check(t, "items", read(t.Context(), follow.Options{HTTP: h}, 0), []string{c.want})
 
@@ -89,7 +89,7 @@ func TestARequestThatCannotBeMadeIsFinal(t *testing.T) {
 }
 
 func TestARefusalIsFinalAndShownWithItsResponse(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		for _, status := range []int{204, 302, 400, 401, 403, 404, 410, 451} {
 			_, h := serve(t, turn{body: event(1)},
 				turn{status: status, header: map[string]string{"Content-Type": "application/problem+json"}})
@@ -118,14 +118,14 @@ func TestARefusalIsFinalAndShownWithItsResponse(t *testing.T) {
 }
 
 func TestAnAnswerThatIsNoStreamIsFinal(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, h := serve(t, turn{body: event(1)}, turn{header: map[string]string{"Content-Type": "text/html"}, body: "<p>soon back"})
 		check(t, "items", read(t.Context(), follow.Options{HTTP: h}, 0), []string{"1||d1", `error: "text/html" instead of text/event-stream`})
 	})
 }
 
 func TestARedirectionIsFollowedByTheCallersClient(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, h := serve(t, turn{status: 307, header: map[string]string{"Location": "http://other.example/there"}},
 			turn{body: event(5), after: hang})
 		o := follow.Options{HTTP: h, LastEventID: "4", Header: http.Header{"Authorization": {"Bearer secret"}}}
@@ -141,7 +141,7 @@ func TestARedirectionIsFollowedByTheCallersClient(t *testing.T) {
 }
 
 func TestEachRequestIsPrepared(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, h := serve(t, turn{body: event(1)}, turn{body: event(2), after: hang})
 		h.Timeout = time.Millisecond // is for answers that end
 		n := 0
@@ -163,7 +163,7 @@ func TestEachRequestIsPrepared(t *testing.T) {
 }
 
 func TestRetryAfterIsHonoured(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		date := time.Now().Add(10 * time.Minute).UTC().Format(http.TimeFormat)
 		s, h := serve(t, turn{body: event(1)},
 			turn{status: 429, header: map[string]string{"Retry-After": "90"}},
@@ -187,7 +187,7 @@ func TestRetryIsHonouredWithinReason(t *testing.T) {
 		"2000000000": {time.Hour, 2 * time.Hour}, "x": {time.Second, 3 * time.Second}, "-5": {time.Second, 3 * time.Second},
 	} {
 		t.Run(text, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s, h := serve(t, turn{body: "retry: " + text + "\n\n" + event(1)}, turn{body: event(2), after: hang})
 				check(t, "events", read(t.Context(), follow.Options{HTTP: h}, 2), []string{"1||d1", "2||d2"})
 				if d := s.at[1]; d < want[0] || d > want[1] {
@@ -202,7 +202,7 @@ func TestRetryIsHonouredWithinReason(t *testing.T) {
 // different seconds: with the jitter before the cap all would wait 30 s.
 func TestTheWaitIsDrawnAfterTheCap(t *testing.T) {
 	seconds := map[time.Duration]bool{}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		turns := []turn{{body: event(1)}}
 		for range 60 {
 			turns = append(turns, turn{absent: true})
@@ -225,7 +225,7 @@ func TestTheWaitIsDrawnAfterTheCap(t *testing.T) {
 }
 
 func TestASilentConnectionIsDead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var lost []error
 		s, h := serve(t, turn{body: event(1), after: hang}, turn{body: event(2), after: hang}, turn{body: event(3), after: hang})
 		o := follow.Options{HTTP: h, Lost: func(err error, _ time.Duration) { lost = append(lost, err) }}
@@ -240,7 +240,7 @@ func TestASilentConnectionIsDead(t *testing.T) {
 }
 
 func TestAServerThatDoesNotAnswerIsDead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		_, h := serve(t)
 		h.Transport = roundTrip(func(r *http.Request) (*http.Response, error) {
 			<-r.Context().Done()
@@ -255,7 +255,7 @@ type roundTrip func(*http.Request) (*http.Response, error)
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestCommentsAreLifeAndNoEvents(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, h := serve(t, turn{body: event(1) + ":\n\n: hello\n\n\n\n", after: func(w http.ResponseWriter, r *http.Request) {
 			for range 20 {
 				time.Sleep(45 * time.Second)
@@ -272,7 +272,7 @@ func TestCommentsAreLifeAndNoEvents(t *testing.T) {
 }
 
 func TestAReaderThatTakesItsTimeIsNoSilence(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, h := serve(t, turn{body: events(1, 5), after: hang})
 		n := 0
 		for range follow.Stream(t.Context(), "http://hub.example/", follow.Options{HTTP: h}) {
@@ -290,7 +290,7 @@ func TestAReaderThatTakesItsTimeIsNoSilence(t *testing.T) {
 // The connection breaks while the reader is at the second of three events: the
 // next one asks for what comes after what was handled, and nothing comes twice.
 func TestThePositionIsTheLastEventThatWasHandled(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, h := serve(t, turn{body: events(1, 3), after: cut}, turn{body: event(4), after: hang})
 		var course []string
 		o := follow.Options{HTTP: h, Moved: func(id string) { course = append(course, "moved "+id) }}
@@ -310,7 +310,7 @@ func TestThePositionIsTheLastEventThatWasHandled(t *testing.T) {
 }
 
 func TestAnIDWithoutDataMovesThePositionAlone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var moved []string
 		s, h := serve(t, turn{body: "retry: 1000\n\nid: 7\n\n"}, turn{body: "id: 8\nevent: nothing\n\n" + event(9), after: hang})
 		o := follow.Options{HTTP: h, LastEventID: "6", Moved: func(id string) { moved = append(moved, id) }}
@@ -321,7 +321,7 @@ func TestAnIDWithoutDataMovesThePositionAlone(t *testing.T) {
 }
 
 func TestAnIDThatCannotBeSentBackIsIgnored(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		bad := []string{"id: \x00\ndata: a\n\n", "id: a\x01b\n\n", "id:\ndata: b\n\n", "id\ndata: c\n\n", "id: " + strings.Repeat("x", 5000) + "\ndata: d\n\n"}
 		s, h := serve(t, turn{body: event(1) + strings.Join(bad, "")}, turn{body: event(2), after: hang})
 		check(t, "events", read(t.Context(), follow.Options{HTTP: h}, 6), []string{"1||d1", "1||a", "1||b", "1||c", "1||d", "2||d2"})
@@ -333,7 +333,7 @@ func TestAnEventThatTheEndCutsOffIsAskedForAgain(t *testing.T) {
 	whole := "id: 2\ndata: {\"whole\":true}\n\n"
 	for i := 1; i < len(whole); i++ {
 		for _, end := range []func(http.ResponseWriter, *http.Request){nil, cut} {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				s, h := serve(t, turn{body: event(1) + whole[:i], after: end}, turn{body: whole, after: hang})
 				check(t, "events after "+whole[:i], read(t.Context(), follow.Options{HTTP: h}, 2), []string{"1||d1", "2||{\"whole\":true}"})
 				check(t, "Last-Event-ID", s.asked, []string{"", "1"})
@@ -354,7 +354,7 @@ func TestAnEventOfUpToAMebibyteIsRead(t *testing.T) {
 		"between small ones": {events(2, 9) + head + data + "\n\n", "2||d2"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				_, h := serve(t, turn{body: c.body, after: hang})
 				got := read(t.Context(), follow.Options{HTTP: h}, 1)
 				if len(got) != 1 || got[0] != c.want {
@@ -368,7 +368,7 @@ func TestAnEventOfUpToAMebibyteIsRead(t *testing.T) {
 func TestAStreamEndsWithItsContext(t *testing.T) {
 	for name, end := range map[string]turn{"while it reads": {body: event(1), after: hang}, "while it waits": {body: event(1)}} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				_, h := serve(t, end)
 				ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
 				defer cancel()
@@ -377,7 +377,7 @@ func TestAStreamEndsWithItsContext(t *testing.T) {
 		})
 	}
 	t.Run("while events are ready", func(t *testing.T) {
-		synctest.Test(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			_, h := serve(t, turn{body: events(1, 100), after: hang})
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
@@ -401,7 +401,7 @@ func TestNothingIsLeftHoweverTheLoopIsLeft(t *testing.T) {
 		"by breaking it": nil,
 	} {
 		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				_, h := serve(t, turn{body: events(1, 100), after: hang})
 				done := make(chan any)
 				go func() {
@@ -422,7 +422,7 @@ func TestNothingIsLeftHoweverTheLoopIsLeft(t *testing.T) {
 }
 
 func TestTheReaderHearsOfConnections(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var course []string
 		_, h := serve(t, turn{body: event(1)}, turn{absent: true}, turn{body: event(2), after: hang})
 		o := follow.Options{HTTP: h, Opened: func() { course = append(course, "opened") }, Lost: func(err error, wait time.Duration) {
@@ -437,7 +437,7 @@ func TestTheReaderHearsOfConnections(t *testing.T) {
 }
 
 func TestAStreamCanBeIteratedTwice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		s, h := serve(t, turn{body: event(1), after: hang}, turn{body: event(1), after: hang})
 		stream := follow.Stream(t.Context(), "http://hub.example/", follow.Options{HTTP: h, LastEventID: "0"})
 		for range 2 {

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 func TestKeySetsAreReadAsOthersWriteThem(t *testing.T) {
@@ -160,7 +162,7 @@ func remote(t *testing.T, f func(t *testing.T, o *origin, k *Keys, ed, ec *Signi
 	if err != nil {
 		t.Fatal(err)
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		o := &origin{set: set}
 		k, err := OpenKeys(t.Context(), "https://issuer.example.org/keys", KeysOptions{Fetch: o.fetch})
 		if err != nil {
@@ -254,7 +256,7 @@ func TestTheLastGoodKeysStayWhileTheirSourceFails(t *testing.T) {
 func TestAHubWaitsForKeysThatAreNotThereYet(t *testing.T) {
 	ed := mustKey(t, EdDSA)
 	set, _ := ed.AddTo(nil)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		o := &origin{err: errors.New("away")}
 		k, err := OpenKeys(t.Context(), "https://issuer.example.org/keys", KeysOptions{Fetch: o.fetch})
 		if err != nil {
@@ -302,7 +304,7 @@ func TestAKeyFileIsReadAgainWhenItChanges(t *testing.T) {
 		}
 	}
 	write(set)
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		k, err := OpenKeys(t.Context(), name, KeysOptions{})
 		if err != nil {
 			t.Fatal(err)

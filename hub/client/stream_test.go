@@ -9,10 +9,10 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/freshwire/freshwire/hub/client"
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 // A connection is what a hub does with one request for a stream.
@@ -103,7 +103,7 @@ func check(t *testing.T, what string, got, want []string) {
 }
 
 func TestAStreamResumesAfterTheLastNotice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{connections: []connection{
 			{body: "retry: 2000\n\n" + frame(1, "changed", "a") + ":\n\n" + frame(2, "refresh", "b")},
 			{refuse: errors.New("connection refused")},
@@ -120,7 +120,7 @@ func TestAStreamResumesAfterTheLastNotice(t *testing.T) {
 }
 
 func TestAPositionWithoutANoticeIsResumedFrom(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{connections: []connection{
 			{body: "retry: 1000\n\nid: e.7\n\n"},
 			{body: frame(9, "refresh", "b"), hang: true},
@@ -131,7 +131,7 @@ func TestAPositionWithoutANoticeIsResumedFrom(t *testing.T) {
 }
 
 func TestANoticeCutOffInTheMiddleIsAskedForAgain(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		cut := frame(2, "refresh", "b")
 		h := &scriptedHub{connections: []connection{
 			{body: frame(1, "changed", "a") + cut[:len(cut)-1]},
@@ -143,7 +143,7 @@ func TestANoticeCutOffInTheMiddleIsAskedForAgain(t *testing.T) {
 }
 
 func TestASilentStreamIsTakenForDead(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{connections: []connection{
 			{body: frame(1, "changed", "a"), hang: true},
 			{body: frame(2, "changed", "b"), hang: true},
@@ -156,7 +156,7 @@ func TestASilentStreamIsTakenForDead(t *testing.T) {
 }
 
 func TestAResetIsShownAndEndsTheStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{connections: []connection{{body: "id: f.3\nevent: reset\ndata: " +
 			`{"kind":"reset","reason":"epoch","oldest":"f.1","newest":"f.3"}` + "\n\n" + frame(4, "changed", "a"), hang: true}}}
 		got := follow(t, h, client.StreamOptions{After: "e.9"}, 0)
@@ -179,7 +179,7 @@ func TestAStreamThatCannotBeginSaysSo(t *testing.T) {
 			`error: the answer does not come from a freshwire hub: "text/html" instead of text/event-stream`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				h := &scriptedHub{connections: []connection{c.connection}}
 				check(t, "items", follow(t, h, client.StreamOptions{}, 0), []string{c.want})
 			})
@@ -188,14 +188,14 @@ func TestAStreamThatCannotBeginSaysSo(t *testing.T) {
 }
 
 func TestALaterRefusalEndsTheStream(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{connections: []connection{{body: frame(1, "changed", "a")}, {status: 401}}}
 		check(t, "items", follow(t, h, client.StreamOptions{}, 0), []string{"changed a e.1", "error: Unauthorized"})
 	})
 }
 
 func TestRetryAfterIsHonoured(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{connections: []connection{
 			{body: frame(1, "changed", "a")},
 			{status: 429, header: map[string]string{"Retry-After": "90"}},
@@ -209,7 +209,7 @@ func TestRetryAfterIsHonoured(t *testing.T) {
 }
 
 func TestAHubThatIsAwayIsAskedLessAndLessOften(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{connections: []connection{{body: frame(1, "changed", "a")}}}
 		for range 20 {
 			h.connections = append(h.connections, connection{refuse: errors.New("connection refused")})
@@ -225,7 +225,7 @@ func TestAHubThatIsAwayIsAskedLessAndLessOften(t *testing.T) {
 }
 
 func TestAStreamEndsWhereItWasToldTo(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		o := client.StreamOptions{Filter: client.Filter{Kinds: []string{"refresh"}}, Since: time.Unix(0, 0), Until: "e.3"}
 		h := &scriptedHub{connections: []connection{{body: frame(1, "changed", "a") + frame(2, "refresh", "b") +
 			frame(3, "changed", "c") + frame(4, "refresh", "d"), hang: true}}}
@@ -238,7 +238,7 @@ func TestAStreamEndsWhereItWasToldTo(t *testing.T) {
 }
 
 func TestAnEventWithoutEndIsNotFromAHub(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{t: t, connections: []connection{{body: frame(1, "changed", "a") + "data: " + strings.Repeat("x", 2<<20)}}}
 		c, err := client.New("http://hub.example", client.Options{HTTP: &http.Client{Transport: h}})
 		if err != nil {
@@ -253,7 +253,7 @@ func TestAnEventWithoutEndIsNotFromAHub(t *testing.T) {
 }
 
 func TestAChannelIsAskedForByName(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		o := client.StreamOptions{Channel: "cdn", Filter: client.Filter{Types: []string{"html"}}}
 		refused := &scriptedHub{connections: []connection{{status: 400}}}
 		check(t, "items", follow(t, refused, o, 0), []string{"error: Bad Request"})
@@ -268,7 +268,7 @@ func TestAChannelIsAskedForByName(t *testing.T) {
 // The hub does not tell of notices that are not of the channel, and one of them
 // may be where to end.
 func TestAChannelEndsWhereItWasToldToOrAfter(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		o := client.StreamOptions{Channel: "cdn", Until: "e.10"}
 		for name, end := range map[string]string{"at a position": "id: e.10\n\n", "after it": "id: e.11\n\n",
 			"at a notice after it": frame(12, "changed", "b")} {
@@ -285,7 +285,7 @@ func TestNothingIsAskedForWhereNothingIsWanted(t *testing.T) {
 }
 
 func TestTheCallerHearsOfEachPositionAfterItsNotice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{t: t, connections: []connection{{body: "id: e.1\n\n" + frame(2, "changed", "a") + "id: e.4\n\n" + frame(5, "changed", "b"), hang: true}}}
 		c, err := client.New("http://hub.example", client.Options{HTTP: &http.Client{Transport: h}})
 		if err != nil {
@@ -301,7 +301,7 @@ func TestTheCallerHearsOfEachPositionAfterItsNotice(t *testing.T) {
 }
 
 func TestAStreamCarriesWhatEachRequestDoes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		var got []http.Header
 		h := &scriptedHub{t: t, connections: []connection{{body: frame(1, "changed", "a")}, {body: frame(2, "changed", "b"), hang: true}}}
 		watched := roundTrip(func(r *http.Request) (*http.Response, error) {
@@ -331,7 +331,7 @@ type roundTrip func(*http.Request) (*http.Response, error)
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 func TestAStreamEndsWithItsContext(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{t: t, connections: []connection{{body: frame(1, "changed", "a"), hang: true}}}
 		c, err := client.New("http://hub.example", client.Options{HTTP: &http.Client{Transport: h}})
 		if err != nil {
@@ -354,7 +354,7 @@ func TestAStreamEndsWithItsContext(t *testing.T) {
 }
 
 func TestAReaderMayTakeItsTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		h := &scriptedHub{t: t, connections: []connection{{body: frame(1, "changed", "a") + frame(2, "changed", "b"), hang: true}}}
 		c, err := client.New("http://hub.example", client.Options{HTTP: &http.Client{Transport: h}})
 		if err != nil {

@@ -8,8 +8,9 @@ import (
 	"net/http"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
+
+	"github.com/freshwire/freshwire/internal/bubble"
 )
 
 // foreign is a client whose server is behave at the other end of a pipe. Time is
@@ -104,7 +105,7 @@ func TestWhateverAServerDoesACallEndsInTime(t *testing.T) {
 		}, BadAnswer, 0},
 	} {
 		t.Run(tt.what, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				c := foreign(t, tt.policy, tt.behave)
 				defer time.Sleep(time.Minute) // until the server has ended as well
 				defer c.Close()
@@ -131,7 +132,7 @@ func TestWhateverAServerDoesACallEndsInTime(t *testing.T) {
 }
 
 func TestAStreamMayTakeItsTimeAndBeLong(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		c := foreign(t, Policy{Timeout: Unlimited, MaxAnswer: Unlimited}, func(conn net.Conn) {
 			request(conn)
 			io.WriteString(conn, "HTTP/1.1 200 OK\r\n\r\n")

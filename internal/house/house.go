@@ -39,6 +39,7 @@ var rules = []rule{
 	{"nothing is put off by a note", postponed},
 	{"a skipped test says why", skips},
 	{"tests wait for events and not for the clock", sleeps},
+	{"tests run in bubbles that the race detector survives", bareBubbles},
 	{"each invariant names tests that exist", invariants},
 	{"the documents name commands and files that exist", documents},
 }

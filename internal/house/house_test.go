@@ -105,6 +105,10 @@ func TestEachRuleNamesThePlaceThatBreaksIt(t *testing.T) {
 			"says why", "graph/a_test.go:8: t.Skip without a reason"},
 		{"a sleep", "graph/a_test.go", inTest + "func TestA(t *testing.T) { time.Sleep(1) }\n",
 			"not for the clock", "graph/a_test.go:8: time.Sleep outside"},
+		{"a bubble that the race detector may not survive", "graph/a_test.go",
+			"package graph\n\nimport (\n\t\"testing\"\n\t\"testing/synctest\"\n)\n\n" +
+				"func TestA(t *testing.T) { synctest.Test(t, func(*testing.T) {}) }\n",
+			"race detector survives", "graph/a_test.go:8: synctest.Test; call bubble.Test"},
 		{"a rule without a test", "INVARIANTS.md", "| rule | test |\n| --- | --- |\n| it holds | surely |\n",
 			"each invariant", "INVARIANTS.md:3: no test would go red"},
 		{"a test that was renamed", "INVARIANTS.md", "| rule | test |\n| --- | --- |\n| it holds | `graph.TestItHeld` |\n",
@@ -146,6 +150,8 @@ func TestTheRulesAllowWhatIsMeant(t *testing.T) {
 			"package graph\n\nimport \"pgregory.net/rapid\"\n\nfunc act(t *rapid.T) { t.SkipNow() }\n"},
 		{"fake time passes in a synctest bubble", "graph/a_test.go",
 			"package graph\n\nimport (\n\t_ \"testing/synctest\"\n\t\"time\"\n)\n\nfunc wait() { time.Sleep(1) }\n"},
+		{"fake time passes in a bubble of ours", "graph/a_test.go",
+			"package graph\n\nimport (\n\t_ \"example.org/m/internal/bubble\"\n\t\"time\"\n)\n\nfunc wait() { time.Sleep(1) }\n"},
 		{"a benchmark looks again and again", "graph/bench_test.go",
 			"package graph\n\nimport \"time\"\n\nfunc wait() { time.Sleep(1) }\n"},
 	} {

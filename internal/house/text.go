@@ -60,9 +60,25 @@ func skips(t *tree) (faults []string) {
 // one may sleep. A benchmark may look again and again whether the work is done.
 func sleeps(t *tree) (faults []string) {
 	t.eachTestCall(func(f *file, call *ast.CallExpr, _ []ast.Node, on, method string) {
-		if on == "time" && method == "Sleep" && !importsPackage(f.syntax, "testing/synctest") &&
+		if on == "time" && method == "Sleep" && !t.inBubbles(f) &&
 			!strings.HasSuffix(f.path, "bench_test.go") {
 			faults = append(faults, t.fault(call, "time.Sleep outside a synctest bubble; wait for what is to happen"))
+		}
+	})
+	return faults
+}
+
+// inBubbles reports whether the tests of f run in bubbles.
+func (t *tree) inBubbles(f *file) bool {
+	return importsPackage(f.syntax, "testing/synctest") || importsPackage(f.syntax, t.module+"/internal/bubble") ||
+		f.dir() == "internal/bubble"
+}
+
+// bareBubbles finds bubbles in which the race detector may end the process.
+func bareBubbles(t *tree) (faults []string) {
+	t.eachTestCall(func(f *file, call *ast.CallExpr, _ []ast.Node, on, method string) {
+		if on == "synctest" && method == "Test" && f.dir() != "internal/bubble" {
+			faults = append(faults, t.fault(call, "synctest.Test; call bubble.Test, which the race detector survives"))
 		}
 	})
 	return faults
