@@ -11,8 +11,8 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// spaces are all there are, in the order of their keys. D and P belong to others.
-var spaces = []byte{spaceMarker, spaceBucket, spaceList, 'D', spaceRow, spaceName, spaceJob, spaceSeen, spaceJournal, spaceMeta,
+// spaces are all there are, in the order of their keys. P belongs to peers.
+var spaces = []byte{spaceMarker, spaceBucket, spaceList, spaceRow, spaceName, spaceJob, spaceSeen, spaceJournal, spaceMeta,
 	spaceFree, spaceOrphan, 'P', spaceAccount, spacePosting, spacePage, spaceTimer, spaceURI}
 
 // checkSpaces looks for keys between the spaces.

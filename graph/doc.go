@@ -33,7 +33,7 @@
 //	O due id         → to be looked at for collection
 //	N id             → id that is free to be given again
 //	Q account        → publisher, its resources and edges
-//	C d key          → record that another room keeps
+//	C d key          → record that another room keeps ([Record])
 //	C m list id>>16  → members of a list
 //	C r id list      → the same by resource
 //	C p list seq     → a journal chunk that has notices marked for the list
@@ -48,8 +48,9 @@
 // held its resource when it was written, inside its chunk; so what is read of a
 // list is the same however it is read, and costs its own notices only.
 //
-// D and P are kept for delivery cursors and peers. R, S, B and C m are written by
-// blind merges; the merge operator folds them.
+// Records are small and belong to other rooms, which choose their keys: channels,
+// subscriptions, cursors of deliveries and claims. P is kept for peers. R, S, B and
+// C m are written by blind merges; the merge operator folds them.
 //
 // Imports nothing of ours. Starts no goroutine but inside [Store.Run].
 package graph

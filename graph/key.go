@@ -6,8 +6,7 @@ import (
 )
 
 // Key spaces. Every key of the store begins with one of these bytes; doc.go
-// draws what follows. D and P belong to delivery cursors and peers, which other
-// rooms keep through the store.
+// draws what follows. P belongs to peers; what else other rooms keep are records.
 const (
 	spaceMeta    = 'M'
 	spaceURI     = 'U'

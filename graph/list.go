@@ -502,13 +502,6 @@ func (t *txn) unlistAll(ids []ID) {
 	}
 }
 
-// Records calls f with the records whose key begins with prefix, in the order of
-// keys, until it returns an error, which Records returns. The value is f's until
-// it returns.
-func (s *Store) Records(prefix string, f func(key string, value []byte) error) error {
-	return s.scanPrefix(recordKey(prefix), func(k, v []byte) error { return f(string(k[2:]), v) })
-}
-
 // Listed lists up to limit members of a list in the order the store first heard
 // of them, strictly after a position ("" is the start). Next is where to go on,
 // "" at the end. A list that does not exist has none.
