@@ -44,7 +44,15 @@ test: setup
 # missing lists the Debian packages of what is not there.
 missing = { $(compiles) || echo gcc libc6-dev; command -v curl >/dev/null || echo curl; \
 	command -v chromium chromium-browser google-chrome >/dev/null || echo chromium; \
-	command -v mkfs.ext4 /usr/sbin/mkfs.ext4 >/dev/null || echo e2fsprogs; }
+	command -v mkfs.ext4 /usr/sbin/mkfs.ext4 >/dev/null || echo e2fsprogs; \
+	command -v varnishd /usr/sbin/varnishd >/dev/null || echo varnish; \
+	compgen -G '/usr/lib/*/varnish/vmods/libvmod_xkey.so' >/dev/null || echo varnish-modules; }
+
+# The tests start caches of their own. What would run one as a service of the
+# machine is left out, so that none starts, now or later.
+no_service = -o DPkg::Options::=--path-exclude='/etc/init.d/varnish*' \
+	-o DPkg::Options::=--path-exclude='/lib/systemd/system/varnish*' \
+	-o DPkg::Options::=--path-exclude='/usr/lib/systemd/system/varnish*'
 
 # setup installs what the tests need, or says what they leave out without it.
 setup:
@@ -53,7 +61,7 @@ setup:
 	if [ -e /etc/debian_version ] && [ "$$(id -u)" = 0 ]; then \
 		export DEBIAN_FRONTEND=noninteractive; \
 		apt-get -qq update && for package in $$(missing); do \
-			apt-get -qq install --no-install-recommends $$package </dev/null; \
+			apt-get -qq install --no-install-recommends $(no_service) $$package </dev/null; \
 		done; \
 	fi; \
 	for package in $$(missing); do case $$package in \
@@ -61,6 +69,9 @@ setup:
 		curl) echo 'left out: reading a stream with curl; it needs curl (Debian: apt install curl)' ;; \
 		chromium) echo 'left out: reading a stream in a browser; it needs Chromium (Debian: apt install chromium)' ;; \
 		e2fsprogs) echo 'left out: power cuts of a real disk; they need mkfs.ext4 (Debian: apt install e2fsprogs)' ;; \
+		varnish) echo 'left out: purges of a real cache; they need Varnish (Debian: apt install varnish varnish-modules)' ;; \
+		varnish-modules) command -v varnishd /usr/sbin/varnishd >/dev/null && \
+			echo 'left out: purges by key of a real cache; they need its module xkey (Debian: apt install varnish-modules)' ;; \
 	esac; done; \
 	[ -z "$$(missing)" ] || [ "$${CI:-}" != true ]
 
