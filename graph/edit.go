@@ -148,8 +148,10 @@ const (
 )
 
 // Claim makes those of uris that are ready pending for the length of a lease.
-// Others are left out. When the lease ends the resource is ready again, with a
-// notice; an update of the resource ends the claim.
+// Others are left out, and so are those whose notice is yet to come and those that
+// failed as often as they may. When the lease ends the resource is ready again, with
+// a notice; an update of the resource ends the claim. All of this goes for every
+// type, whether it is in [Options].Work or not.
 func (s *Store) Claim(ctx context.Context, uris []string, lease time.Duration) ([]Claim, error) {
 	if err := checkLease(lease); err != nil {
 		return nil, err
@@ -172,8 +174,9 @@ func (t *txn) claim(uris []string, lease time.Duration) (out []Claim) {
 		if !ok {
 			continue
 		}
-		if w := t.word(id); w.state() != Ready || w.is(wordFailed|wordWaiting) {
-			continue
+		w := t.word(id)
+		if w.state() != Ready || w.is(wordWaiting) || w.is(wordFailed) && t.row(id).failures > uint64(len(retryLadder)) {
+			continue // who was given up because nobody came is made by who comes at last
 		}
 		t.flushNotices()
 		r := t.edit(id)

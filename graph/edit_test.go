@@ -95,9 +95,41 @@ func TestClaims(t *testing.T) {
 		g.release(c, false)
 		g.want("D", Ready, 2)
 	})
+}
+
+func TestAfterTheLastRetryWhatFailedIsNotClaimedAndWhatNobodyMadeIs(t *testing.T) {
 	t.Run("failed it is told with the next retry, and after the last it has failed", func(t *testing.T) {
-		g, c := hold(t, Options{Work: []string{"html"}})
+		g := readyD(t, Options{Work: []string{"html"}})
+		c, _ := g.claim(named("D"), 5*time.Minute)
 		failUntilFailed(t, g, c)
+		if _, ok := g.claim(c.URI, time.Minute); ok {
+			t.Error("what failed as often as it may was claimed")
+		}
+		g.loop(func(ctx context.Context, s *Store) {
+			if err := s.Retry(ctx, c.URI); err != nil {
+				t.Errorf("retry: %v", err)
+			}
+		})
+		if _, ok := g.claim(c.URI, time.Minute); !ok {
+			t.Error("what is to be tried again by hand cannot be claimed")
+		}
+	})
+	t.Run("what was given up because nobody came is made by who comes at last", func(t *testing.T) {
+		g := readyD(t, Options{Work: []string{"html"}})
+		g.wait(24 * time.Hour)
+		if !g.resource(named("D")).Failed {
+			t.Fatalf("D has not failed: %s", g.describe(named("D")))
+		}
+		c, ok := g.claim(named("D"), 5*time.Minute)
+		if !ok {
+			t.Fatalf("D cannot be claimed: %s", g.describe(named("D")))
+		}
+		told := len(g.refreshes(c.URI))
+		g.wait(6 * time.Minute)
+		g.want("D", Ready, told+1)
+		c, _ = g.claim(c.URI, 5*time.Minute)
+		g.render("D", "", "e", c.Token, saw("X", "11"))
+		g.want("D", Clean, told+1)
 	})
 }
 
