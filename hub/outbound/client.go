@@ -22,8 +22,8 @@ const (
 	// idleTimeout is how long a connection waits for the next call: longer than a
 	// batch of callbacks takes, shorter than most servers wait.
 	idleTimeout = 30 * time.Second
-	// maxIdle bounds the waiting connections of a client; each is a descriptor.
-	maxIdle = 128
+	// defaultKeep bounds the waiting connections of a client; each is a descriptor.
+	defaultKeep = 128
 	// maxHeader bounds an answer's header, interim answers included, in bytes.
 	maxHeader = 32 << 10
 
@@ -44,9 +44,21 @@ type Policy struct {
 	// 64:ff9b::a00:1. The prefix of NAT64, 64:ff9b::/96, is the exception: who
 	// allows it has what is behind it judged like any IPv4 address.
 	Allow     []netip.Prefix
+	Ports     []uint16      // that are dialled on public addresses, beside 80 and 443
 	Timeout   time.Duration // of a whole call, the answer's body included; 0 means 10 s; Unlimited is for streams
 	MaxAnswer int64         // of an answer's body in bytes, as it is sent; 0 means 64 KiB
+	// Admit is asked for each address that the rules allow, right before it is
+	// dialled; its error forbids it. Not every call dials, unless Keep is None. It
+	// does not block, and may be called by several goroutines. nil admits all.
+	Admit func(netip.AddrPort) error
+	// Keep is how many connections wait for the next call, 0 means 128, and
+	// KeepPerHost how many of them to one host, 0 means 2: who makes more calls at once
+	// to a host dials anew for the rest of them, which costs a factor of 2 to 3.
+	Keep, KeepPerHost int
 }
+
+// None as what a Policy keeps is a connection for each call.
+const None = -1
 
 // A Client calls others under one policy. It is safe for concurrent use and keeps
 // connections, so there should be one for each purpose.
@@ -66,6 +78,9 @@ func New(p Policy) *Client {
 	if p.MaxAnswer == 0 {
 		p.MaxAnswer = defaultMaxAnswer
 	}
+	if p.Keep == 0 {
+		p.Keep = defaultKeep
+	}
 	c := &Client{rule: newRule(p), maxAnswer: p.MaxAnswer}
 	c.dialer = &net.Dialer{Timeout: connectTimeout, Control: c.rule.control}
 	c.transport = &http.Transport{
@@ -75,7 +90,9 @@ func New(p Policy) *Client {
 		TLSHandshakeTimeout:    handshakeTimeout,
 		ResponseHeaderTimeout:  headerTimeout,
 		MaxResponseHeaderBytes: maxHeader,
-		MaxIdleConns:           maxIdle,
+		DisableKeepAlives:      p.Keep < 0,
+		MaxIdleConns:           max(p.Keep, 0),
+		MaxIdleConnsPerHost:    p.KeepPerHost,
 		IdleConnTimeout:        idleTimeout,
 		DisableCompression:     true, // so that what is counted is what is read
 		Protocols:              new(http.Protocols),

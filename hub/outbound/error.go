@@ -44,7 +44,8 @@ func (e *Error) Error() string {
 	return e.Purpose + " failed: " + e.Reason
 }
 
-// Unwrap returns the cause, nil for a refusal. Its text may name the URL.
+// Unwrap returns the cause, of a refusal that of [Policy].Admit or nil. Its text may
+// name the URL.
 func (e *Error) Unwrap() error { return e.cause }
 
 func refuse(purpose, reason string) *Error {

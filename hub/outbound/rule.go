@@ -12,6 +12,8 @@ import (
 type rule struct {
 	purpose  string
 	allow    []netip.Prefix
+	ports    []uint16
+	admit    func(netip.AddrPort) error // nil admits all
 	guardian *ssrf.Guardian
 }
 
@@ -24,8 +26,9 @@ var (
 )
 
 func newRule(p Policy) *rule {
-	return &rule{purpose: p.Purpose, allow: p.Allow,
-		guardian: ssrf.New(ssrf.WithDeniedV4Prefixes(wireServer), ssrf.WithDeniedV6Prefixes(sixBone))}
+	return &rule{purpose: p.Purpose, allow: p.Allow, ports: p.Ports, admit: p.Admit,
+		guardian: ssrf.New(ssrf.WithPorts(append([]uint16{80, 443}, p.Ports...)...),
+			ssrf.WithDeniedV4Prefixes(wireServer), ssrf.WithDeniedV6Prefixes(sixBone))}
 }
 
 // control is called between the making of a socket and its connecting.
@@ -34,7 +37,13 @@ func (r *rule) control(network, address string, _ syscall.RawConn) error {
 	if err != nil || network != "tcp4" && network != "tcp6" {
 		return refuse(r.purpose, "it is not an address of TCP")
 	}
-	return r.check(to)
+	if err := r.check(to); err != nil || r.admit == nil {
+		return err
+	}
+	if err := r.admit(netip.AddrPortFrom(to.Addr().Unmap(), to.Port())); err != nil {
+		return &Error{Purpose: r.purpose, Kind: Refused, Reason: err.Error(), cause: err}
+	}
+	return nil
 }
 
 // check reports why to may not be dialled, or nil.
@@ -56,7 +65,11 @@ func (r *rule) check(to netip.AddrPort) error {
 		return refuse(r.purpose, fmt.Sprintf("%s is %s", addr, class(addr)))
 	}
 	if r.guardian.SafeAddrPort(netip.AddrPortFrom(addr, to.Port())) != nil {
-		return refuse(r.purpose, fmt.Sprintf("port %d is neither 80 nor 443", to.Port()))
+		reason := fmt.Sprintf("port %d is neither 80 nor 443", to.Port())
+		if len(r.ports) > 0 {
+			reason += " nor listed"
+		}
+		return refuse(r.purpose, reason)
 	}
 	return nil
 }
