@@ -263,8 +263,9 @@ func (ch *channel) routes(head uint64) (routes, uint64) {
 // seen; nil is nothing of it.
 func (ch *channel) routesOf(head uint64, seen func(*Matcher) *Matcher) (all routes, until uint64) {
 	ch.mu.RLock()
-	defer ch.mu.RUnlock()
-	for _, v := range slices.Backward(ch.versions) {
+	versions := ch.versions
+	ch.mu.RUnlock()
+	for _, v := range slices.Backward(versions) {
 		if m := seen(v.matcher); m != nil {
 			r, _ := m.routes(head)
 			all = all.and(r)

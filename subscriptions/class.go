@@ -38,10 +38,13 @@ type selector interface {
 type classKey struct {
 	asked string // of channelKey or filterKey
 	sight string // of keyOf
+	// watched marks the class of those who read the store themselves ([Feed.Watch]):
+	// it is told that there is something, and has no frames.
+	watched bool
 }
 
 // A class is all streams that ask for the same and may see the same: what is read,
-// matched and made ready for one of them is for all of them.
+// matched and made ready for one of them is for all of them. So are all feeds that do.
 type class struct {
 	key     classKey
 	sel     selector

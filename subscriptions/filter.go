@@ -269,17 +269,25 @@ func (m *Matcher) routes(uint64) (r routes, until uint64) {
 	return r, 0
 }
 
-// borrow returns how to read the journal for this filter, for one reader to use
-// until it gives it back: what it remembers from one read serves the next.
-func (m *Matcher) borrow() *graph.Pick {
+// borrow returns how to read the journal for what passes this filter in some lanes,
+// for one reader to use until it gives it back: what it remembers from one read
+// serves the next. Nil is nothing at all.
+func (m *Matcher) borrow(lanes uint8) *graph.Pick {
+	if m.lanes != 0 {
+		if lanes &= m.lanes; lanes == 0 {
+			return nil
+		}
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if n := len(m.picks); n > 0 {
-		p := m.picks[n-1]
-		m.picks = m.picks[:n-1]
+	if i := slices.IndexFunc(m.picks, func(p *graph.Pick) bool { return p.Lanes == lanes }); i >= 0 {
+		p := m.picks[i]
+		m.picks = slices.Delete(m.picks, i, i+1)
 		return p
 	}
-	return m.pick()
+	p := m.pick()
+	p.Lanes = lanes
+	return p
 }
 
 // giveBack keeps p for the next reader.

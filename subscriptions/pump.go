@@ -121,7 +121,7 @@ func (p *pump) dispatch(notices []graph.Notice, next graph.Cursor) {
 	for i := range notices {
 		p.match(&notices[i], &r)
 	}
-	if len(r.classes) > 0 {
+	if r.bytes > 0 {
 		p.rounds = append(p.rounds, r)
 		p.bytes += r.bytes
 	}
@@ -143,6 +143,12 @@ func (p *pump) match(n *graph.Notice, r *round) {
 	var f *frame
 	var without *frame // its cause
 	p.index.candidates(n, func(c *class) {
+		if c.key.watched {
+			if !r.has(c) && c.sel.show(n) != hidden {
+				r.count(c, 0)
+			}
+			return
+		}
 		if k := len(c.hits); k > 0 && c.hits[k-1].cursor == n.Cursor {
 			return
 		}
@@ -164,13 +170,24 @@ func (p *pump) match(n *graph.Notice, r *round) {
 		}
 		c.add(hit)
 		r.bytes += hitSize
-		if k := c.touched - 1; k >= 0 && k < len(r.classes) && r.classes[k] == c {
-			r.hits[k]++
-			return
-		}
-		r.classes, r.hits = append(r.classes, c), append(r.hits, 1)
-		c.touched = len(r.classes)
+		r.count(c, 1)
 	})
+}
+
+// has reports whether something of the round is for c.
+func (r *round) has(c *class) bool {
+	k := c.touched - 1
+	return k >= 0 && k < len(r.classes) && r.classes[k] == c
+}
+
+// count notes that c got so many frames more.
+func (r *round) count(c *class, frames int) {
+	if r.has(c) {
+		r.hits[c.touched-1] += frames
+		return
+	}
+	r.classes, r.hits = append(r.classes, c), append(r.hits, frames)
+	c.touched = len(r.classes)
 }
 
 // expire forgets what is old or too much.

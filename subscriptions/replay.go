@@ -42,47 +42,27 @@ func (s *Streamer) replay(c *class, f format, from graph.Cursor) (*bundle, error
 		return &bundle{to: from}, nil
 	}
 	s.stats.replays.Add(1)
-	// Not beyond the pump, which is held while a channel changes: what it was then
-	// is not judged by what it has just become, nor the other way round.
-	head := *s.pump.head.Load()
-	m, until := c.sel.at(from.Seq)
-	until = min(until, head.Seq)
-	if m == nil || from.Seq >= until {
-		return s.pass(from, until)
-	}
-	pick := m.borrow()
-	notices, next, err := s.journal.Scan(pick, from, replayBatch)
-	m.giveBack(pick)
+	var frames []*frame
+	next, more, err := s.read(c.sel, bothLanes, from, replayBatch, func(n *graph.Notice, how showing) {
+		f := s.frames.of(n)
+		if how == bare {
+			f = f.bare()
+		}
+		frames = append(frames, f)
+	})
 	var reset *graph.ResetError
 	if errors.As(err, &reset) {
 		return &bundle{reset: reset}, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the journal after %s: %w", from, err)
-	}
-	if next.Seq > until {
-		next.Seq = until
-	}
-	var frames []*frame
-	for i := range notices {
-		n := &notices[i]
-		if n.Cursor.Seq > until {
-			break
-		}
-		switch m.show(n) {
-		case whole:
-			frames = append(frames, s.frames.of(n))
-		case bare:
-			frames = append(frames, s.frames.of(n).bare())
-		}
+		return nil, err
 	}
 	if len(frames) == 0 {
 		return &bundle{to: next, full: true}, nil
 	}
 	b := makeBundle(f, frames)
 	if !b.full {
-		b.to = next
-		b.full = next.Seq < head.Seq
+		b.to, b.full = next, more
 	}
 	if c.streams.Load() > 1 {
 		s.bundles.Add(key, b)
@@ -90,17 +70,45 @@ func (s *Streamer) replay(c *class, f format, from graph.Cursor) (*bundle, error
 	return b, nil
 }
 
-// pass moves a reader up to a position over what nothing is let through of, if
-// the journal has the reader's own.
-func (s *Streamer) pass(from graph.Cursor, until uint64) (*bundle, error) {
-	_, _, err := s.journal.Scan(&graph.Pick{}, from, 1)
-	var reset *graph.ResetError
-	if errors.As(err, &reset) {
-		return &bundle{reset: reset}, nil
+// bothLanes is all lanes, as a set of 1<<Lane.
+const bothLanes = 1<<graph.Prompt | 1<<graph.Bulk
+
+// read calls pass with up to limit notices strictly after a position that sel lets
+// through in some lanes, oldest first. It reads a bounded piece of the store and
+// returns up to where, and whether there is more before the head of the pump.
+// A position that cannot be served is a *graph.ResetError.
+func (s *Streamer) read(sel selector, lanes uint8, from graph.Cursor, limit int, pass func(*graph.Notice, showing)) (next graph.Cursor, more bool, err error) {
+	// Not beyond the pump, which is held while a channel changes: what it was then
+	// is not judged by what it has just become, nor the other way round.
+	head := *s.pump.head.Load()
+	m, until := sel.at(from.Seq)
+	until = min(until, head.Seq)
+	var pick *graph.Pick
+	if m != nil && from.Seq < until {
+		pick = m.borrow(lanes)
+	}
+	var notices []graph.Notice
+	if pick != nil {
+		notices, next, err = s.journal.Scan(pick, from, limit)
+		m.giveBack(pick)
+	} else { // nothing is let through of it, if the journal has the position
+		_, _, err = s.journal.Scan(&graph.Pick{}, from, 1)
+		next = graph.Cursor{Epoch: from.Epoch, Seq: max(from.Seq, until)}
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the journal after %s: %w", from, err)
+		return from, false, fmt.Errorf("reading the journal after %s: %w", from, err)
 	}
-	from.Seq = max(from.Seq, until)
-	return &bundle{to: from, full: true}, nil
+	if next.Seq > until {
+		next.Seq = max(from.Seq, until)
+	}
+	for i := range notices {
+		n := &notices[i]
+		if n.Cursor.Seq > until {
+			break
+		}
+		if how := m.show(n); how != hidden {
+			pass(n, how)
+		}
+	}
+	return next, next.Seq < head.Seq, nil
 }

@@ -113,7 +113,7 @@ func parseRequest(w http.ResponseWriter, r *http.Request, v *Viewer, schemes []s
 	if sees != nil {
 		matcher = matcher.seenBy(sees, false)
 	}
-	req.key, req.selector = classKey{filterKey(filter), keyOf(sees)}, matcher
+	req.key, req.selector = classKey{asked: filterKey(filter), sight: keyOf(sees)}, matcher
 	return req, nil
 }
 

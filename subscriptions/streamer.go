@@ -108,6 +108,7 @@ type Streamer struct {
 	pump     *pump
 	portable *portable
 	sockets  *sockets // nil where there are none
+	watchers *watchers
 	frames   frameRing
 	bundles  *lru.Cache[bundleKey, *bundle]
 	born     time.Time
@@ -151,7 +152,8 @@ func NewStreamer(log journal, o StreamOptions) *Streamer {
 		open: make(map[account]int), drained: make(chan struct{})}
 	s.bundles, _ = lru.New[bundleKey, *bundle](sharedBundles)
 	s.portable = newPortable(s)
-	s.pump.owners = []owner{s.portable}
+	s.watchers = &watchers{members: map[*class]map[*watcher]struct{}{}}
+	s.pump.owners = []owner{s.portable, s.watchers}
 	if !o.Portable {
 		s.sockets = newSockets(s)
 	}

@@ -161,29 +161,52 @@ type view struct {
 	ch     *channel
 	sight  *sight
 	public bool // the channel was when the view was taken; it is gone when that changes
+	// lasting views outlive that, and are as public as the channel is: for those who
+	// keep nothing of what they have read.
+	lasting bool
 
 	mu   sync.Mutex
-	seen map[*Matcher]*Matcher // versions, as they are seen
+	seen map[seeing]*Matcher
 }
 
 func newView(ch *channel, v *sight) *view {
-	return &view{ch: ch, sight: v, public: ch.newest().Public, seen: map[*Matcher]*Matcher{}}
+	return &view{ch: ch, sight: v, public: ch.newest().Public, seen: map[seeing]*Matcher{}}
 }
+
+// A seeing is a version of a channel seen by those who may see all of it, or not.
+type seeing struct {
+	m      *Matcher
+	public bool
+}
+
+func (w *view) isPublic() bool {
+	if w.lasting {
+		return w.ch.newest().Public
+	}
+	return w.public
+}
+
+// shut reports whether nothing of the channel can be seen any more.
+func (w *view) shut() bool { return w.sight.nothing() && !w.isPublic() }
 
 // of returns how a version is seen, nil if nothing of it is.
 func (w *view) of(m *Matcher) *Matcher {
-	if m == nil || w.sight.nothing() && !(w.public && m.public) {
+	if m == nil {
+		return nil
+	}
+	how := seeing{m, w.isPublic() && m.public}
+	if w.sight.nothing() && !how.public {
 		return nil
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	s := w.seen[m]
+	s := w.seen[how]
 	if s == nil {
 		if len(w.seen) >= maxVersions {
 			clear(w.seen) // most of them decide nothing any more
 		}
-		s = m.seenBy(w.sight, w.public && m.public)
-		w.seen[m] = s
+		s = m.seenBy(w.sight, how.public)
+		w.seen[how] = s
 	}
 	return s
 }
@@ -210,7 +233,7 @@ func (w *view) gone() reason {
 	switch why := w.ch.gone(); {
 	case why != stays:
 		return why
-	case w.ch.newest().Public != w.public:
+	case !w.lasting && w.ch.newest().Public != w.public:
 		return access
 	}
 	return stays

@@ -111,7 +111,7 @@ func TestAThousandTenantsAreNotAllAskedAboutANotice(t *testing.T) {
 		}
 		for i := range 1000 {
 			v := newSight([]string{fmt.Sprintf("https://en.example.org/w%d", i)})
-			p.join(classKey{filterKey(f), keyOf(v)}, m.seenBy(v, false))
+			p.join(classKey{asked: filterKey(f), sight: keyOf(v)}, m.seenBy(v, false))
 		}
 	}
 	n, asked := notice("https://en.example.org/w7/Berlin"), 0
