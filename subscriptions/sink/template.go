@@ -217,9 +217,10 @@ var (
 	// headerWord is what ends no word of a header, whatever its grammar.
 	// Source: RFC 9110 section 5.6.
 	headerWord = newCharset(visibleBut(`",;\`))
-	// keyWord is what ends no key: vmod xkey parts keys at spaces and commas,
-	// others at spaces.
-	keyWord = newCharset(visibleBut(`",`))
+	// keyWord is what may stand in a key. A comma may, although vmod xkey parts keys
+	// at commas: it parts those that the origin sends as well, so that a key with a
+	// comma purges too much, where one that is written otherwise would purge nothing.
+	keyWord = newCharset(visibleBut(`"`))
 )
 
 const hexDigits = "0123456789ABCDEF"
