@@ -34,14 +34,16 @@ const (
 type channelShape struct {
 	Name string `json:"name"`
 	subscriptions.Definition
-	Listed  bool   `json:"listed"`
-	URIs    int    `json:"uris"`
-	BuiltIn bool   `json:"built_in,omitempty"`
-	Cursor  string `json:"cursor,omitempty"`
+	Listed  bool `json:"listed"`
+	URIs    int  `json:"uris"`
+	BuiltIn bool `json:"built_in,omitempty"`
+	// Configured channels are changed by the configuration alone.
+	Configured bool   `json:"configured,omitempty"`
+	Cursor     string `json:"cursor,omitempty"`
 }
 
 func shapeChannel(info subscriptions.ChannelInfo) channelShape {
-	s := channelShape{Name: info.Name, Definition: info.Definition, Listed: info.Listed, URIs: info.URIs, BuiltIn: info.BuiltIn}
+	s := channelShape{Name: info.Name, Definition: info.Definition, Listed: info.Listed, URIs: info.URIs, BuiltIn: info.BuiltIn, Configured: info.Configured}
 	if !info.At.IsZero() {
 		s.Cursor = info.At.String()
 	}
@@ -86,7 +88,7 @@ func channelError(err error) error {
 		return refuse(badFilter, filter.Field, "%s", filter.Reason)
 	case errors.Is(err, subscriptions.ErrNoChannel):
 		return refuse(unknownChannel, "name", "%v", err)
-	case errors.Is(err, subscriptions.ErrBuiltIn), errors.Is(err, subscriptions.ErrNotListed):
+	case errors.Is(err, subscriptions.ErrBuiltIn), errors.Is(err, subscriptions.ErrConfigured), errors.Is(err, subscriptions.ErrNotListed):
 		return refuse(fixedChannel, "name", "%v", err)
 	case errors.As(err, &full):
 		no := refuse(tooManyChannels, "name", "%v", err)

@@ -44,6 +44,8 @@ var (
 	// ErrBuiltIn reports a change of a channel that every hub has: all, and one for
 	// each host and each type.
 	ErrBuiltIn = errors.New("a built-in channel cannot be changed")
+	// ErrConfigured reports a change of a channel that the hub's configuration makes.
+	ErrConfigured = errors.New("the channel is made by the hub's configuration; it is changed there")
 	// ErrNotListed reports URIs for a channel that keeps no list of them.
 	ErrNotListed = errors.New("the channel keeps no list of URIs; replace it with one that has \"uri\", which may be empty")
 	// ErrTooManyChannels reports that there is no room for one more.
@@ -127,6 +129,7 @@ type ChannelInfo struct {
 	Listed     bool // it has a list of URIs
 	URIs       int  // on the list
 	BuiltIn    bool
+	Configured bool         // the hub's configuration makes it, and it is changed there
 	At         graph.Cursor // from here on it has been what it is; zero if it is built in
 }
 
@@ -153,8 +156,8 @@ type Channels struct {
 type channel struct {
 	name string
 
-	mu       sync.RWMutex
-	owner    string
+	mu sync.RWMutex
+	ownership
 	versions []version // oldest first, never none
 	deleted  bool
 }
@@ -173,6 +176,7 @@ type version struct {
 type channelRecord struct {
 	Epoch    graph.Epoch `json:"epoch"`
 	Owner    string      `json:"owner,omitempty"`
+	Fixed    bool        `json:"fixed,omitempty"` // made by the configuration
 	Versions []version   `json:"versions"`
 }
 
@@ -199,7 +203,7 @@ func OpenChannels(store channelStore, schemes ...string) (*Channels, error) {
 		if len(r.Versions) == 0 {
 			return fmt.Errorf("channel %s has no version", name)
 		}
-		c.install(name, nil, r.Owner, r.Versions)
+		c.install(name, nil, ownership{r.Owner, r.Fixed}, r.Versions)
 		return nil
 	})
 	return c, err
@@ -283,10 +287,16 @@ func (ch *channel) newest() version {
 	return ch.versions[len(ch.versions)-1]
 }
 
-func (ch *channel) ownedBy() string {
+// An ownership says who may change a channel.
+type ownership struct {
+	owner string
+	fixed bool // nobody but the configuration, and then there is no owner
+}
+
+func (ch *channel) ownedBy() ownership {
 	ch.mu.RLock()
 	defer ch.mu.RUnlock()
-	return ch.owner
+	return ch.ownership
 }
 
 // errNotPublic reports a channel for somebody who may see nothing else.
@@ -354,9 +364,9 @@ func (c *Channels) Get(name string) (ChannelInfo, error) {
 
 // info shows a channel without counting what is on its list.
 func (c *Channels) info(ch *channel) (info ChannelInfo, list graph.ListID) {
-	v := ch.newest()
-	return ChannelInfo{Name: ch.name, Definition: Definition{v.Filter, v.Public, ch.ownedBy()}, Listed: v.List != 0,
-		At: graph.Cursor{Epoch: c.store.Oldest().Epoch, Seq: v.From}}, v.List
+	v, whose := ch.newest(), ch.ownedBy()
+	return ChannelInfo{Name: ch.name, Definition: Definition{v.Filter, v.Public, whose.owner}, Listed: v.List != 0,
+		Configured: whose.fixed, At: graph.Cursor{Epoch: c.store.Oldest().Epoch, Seq: v.From}}, v.List
 }
 
 func (c *Channels) counted(info ChannelInfo, list graph.ListID) (ChannelInfo, error) {
@@ -442,27 +452,34 @@ func (c *Channels) Put(ctx context.Context, name string, d Definition) (info Cha
 	}
 	c.editing.Lock()
 	defer c.editing.Unlock()
-	next := version{Filter: d.Filter, Public: d.Public}
-	next.Filter.URI = nil
-	if err := next.compile(c.schemes); err != nil {
-		return info, false, err
-	}
 	old, err := c.find(name)
-	if created = err != nil; created {
+	if err != nil {
 		old = nil
 	}
-	owner, err := c.ownerAfter(ctx, old, d.Owner)
+	whose, err := c.ownerAfter(ctx, old, d.Owner)
 	if err != nil {
 		return info, false, err
 	}
-	var versions []version
-	if versions, err = c.versionsOf(old); err != nil {
-		return info, false, err
+	info, err = c.put(ctx, name, d, old, whose)
+	return info, old == nil, err
+}
+
+// put makes a channel or replaces old. The definition was checked, and whoever
+// changes it holds the lock.
+func (c *Channels) put(ctx context.Context, name string, d Definition, old *channel, whose ownership) (info ChannelInfo, err error) {
+	next := version{Filter: d.Filter, Public: d.Public}
+	next.Filter.URI = nil
+	if err := next.compile(c.schemes); err != nil {
+		return info, err
+	}
+	versions, err := c.versionsOf(old)
+	if err != nil {
+		return info, err
 	}
 	edit := graph.ListEdit{Key: recordChannel + name}
 	if d.URI != nil {
 		if next.List, err = c.newList(ctx); err != nil {
-			return info, false, err
+			return info, err
 		}
 		next.matcher.list, edit.List, edit.Add = next.List, next.List, slices.Compact(slices.Sorted(slices.Values(d.URI)))
 	}
@@ -474,36 +491,47 @@ func (c *Channels) Put(ctx context.Context, name string, d Definition) (info Cha
 		if n := len(versions); n > 0 && versions[n-1].From == at.Seq {
 			versions = versions[:n-1] // it decided nothing
 		}
-		return encodeChannel(channelRecord{at.Epoch, owner, append(versions, next)})
+		return encodeChannel(channelRecord{at.Epoch, whose.owner, whose.fixed, append(versions, next)})
 	}
 	release := c.hold(name)
 	if _, err := c.store.EditList(ctx, edit); err != nil {
 		release()
-		return info, false, fmt.Errorf("channel %s: %w", name, err)
+		return info, fmt.Errorf("channel %s: %w", name, err)
 	}
-	ch := c.install(name, old, owner, append(versions, next))
+	ch := c.install(name, old, whose, append(versions, next))
 	release()
-	info, err = c.counted(c.info(ch))
-	return info, created, err
+	return c.counted(c.info(ch))
 }
 
 // ownerAfter returns whose a channel is once it is made, or old was replaced.
-func (c *Channels) ownerAfter(ctx context.Context, old *channel, named string) (owner string, err error) {
+func (c *Channels) ownerAfter(ctx context.Context, old *channel, named string) (whose ownership, err error) {
 	if old != nil {
-		owner = old.ownedBy()
-		if err := c.may(ctx, owner); err != nil {
-			return "", err
+		if err := c.mayChange(ctx, old); err != nil {
+			return whose, err
 		}
+		whose = old.ownedBy()
 	}
-	if named == "" || named == owner {
-		return owner, nil
+	if named == "" || named == whose.owner {
+		return whose, nil
 	}
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if c.owned[named] >= maxPerOwner {
-		return "", ErrTooManyOwned
+		return whose, ErrTooManyOwned
 	}
-	return named, nil
+	return ownership{owner: named}, nil
+}
+
+// mayChange refuses who may not change a channel.
+func (c *Channels) mayChange(ctx context.Context, ch *channel) error {
+	whose := ch.ownedBy()
+	if err := c.may(ctx, whose.owner); err != nil {
+		return err
+	}
+	if whose.fixed {
+		return ErrConfigured
+	}
+	return nil
 }
 
 // versionsOf returns the versions of a channel that the journal still needs.
@@ -538,7 +566,7 @@ func encodeChannel(r channelRecord) []byte {
 }
 
 // install makes versions known once they are durable.
-func (c *Channels) install(name string, ch *channel, owner string, versions []version) *channel {
+func (c *Channels) install(name string, ch *channel, whose ownership, versions []version) *channel {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if ch == nil {
@@ -547,18 +575,18 @@ func (c *Channels) install(name string, ch *channel, owner string, versions []ve
 	} else {
 		c.disown(ch)
 	}
-	if owner != "" {
-		c.owned[owner]++
+	if whose.owner != "" {
+		c.owned[whose.owner]++
 	}
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
-	ch.owner, ch.versions = owner, versions
+	ch.ownership, ch.versions = whose, versions
 	return ch
 }
 
 // disown no longer counts ch for its owner. The lock is held.
 func (c *Channels) disown(ch *channel) {
-	owner := ch.ownedBy()
+	owner := ch.ownedBy().owner
 	if owner == "" {
 		return
 	}
@@ -608,7 +636,7 @@ func (c *Channels) Edit(ctx context.Context, name string, add, remove []string) 
 	defer c.editing.Unlock()
 	ch, err := c.find(name)
 	if err == nil {
-		err = c.may(ctx, ch.ownedBy())
+		err = c.mayChange(ctx, ch)
 	}
 	if err != nil {
 		return graph.ListResult{}, err
@@ -630,23 +658,28 @@ func (c *Channels) Delete(ctx context.Context, name string) (graph.Cursor, error
 	defer c.editing.Unlock()
 	ch, err := c.find(name)
 	if err == nil {
-		err = c.may(ctx, ch.ownedBy())
+		err = c.mayChange(ctx, ch)
 	}
 	if err != nil {
 		return graph.Cursor{}, err
 	}
-	edit := graph.ListEdit{Key: recordChannel + name} // without a record: it is deleted
+	return c.remove(ctx, ch)
+}
+
+// remove is Delete for whoever may, and holds the lock.
+func (c *Channels) remove(ctx context.Context, ch *channel) (graph.Cursor, error) {
+	edit := graph.ListEdit{Key: recordChannel + ch.name} // without a record: it is deleted
 	if v := ch.newest(); v.List != 0 {
 		edit.Drop = []graph.ListID{v.List}
 	}
-	release := c.hold(name)
+	release := c.hold(ch.name)
 	res, err := c.store.EditList(ctx, edit)
 	if err != nil {
 		release()
-		return graph.Cursor{}, fmt.Errorf("channel %s: %w", name, err)
+		return graph.Cursor{}, fmt.Errorf("channel %s: %w", ch.name, err)
 	}
 	c.mu.Lock()
-	delete(c.byName, name)
+	delete(c.byName, ch.name)
 	c.disown(ch)
 	c.mu.Unlock()
 	ch.mu.Lock()

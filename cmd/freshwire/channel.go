@@ -116,6 +116,9 @@ func (c *cli) drawChannel(ch client.Channel) error {
 		if ch.BuiltIn {
 			field(w, "built in", "every hub has it; it cannot be changed")
 		}
+		if ch.Configured {
+			field(w, "configured", "the hub's configuration makes it; it is changed there")
+		}
 	})
 }
 

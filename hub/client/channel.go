@@ -53,7 +53,9 @@ type Channel struct {
 	Listed  bool     `json:"listed"`          // it has a list of URIs
 	URIs    int      `json:"uris"`            // how many are on the list
 	BuiltIn bool     `json:"built_in,omitempty"`
-	Cursor  string   `json:"cursor,omitempty"` // notices after it are judged by this definition
+	// Configured channels are made by the hub's configuration and changed there alone.
+	Configured bool   `json:"configured,omitempty"`
+	Cursor     string `json:"cursor,omitempty"` // notices after it are judged by this definition
 }
 
 // ListResult is what became of a change of a channel's list: notices after
