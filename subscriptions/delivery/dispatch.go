@@ -1,0 +1,200 @@
+package delivery
+
+import (
+	"time"
+)
+
+// A host is whom calls are counted for.
+type host struct {
+	name   string
+	calls  int
+	users  int          // outlets, calls and waiters that know it
+	wants  queue[entry] // who wants a place, in turn
+	inRing bool
+}
+
+// An entry is an outlet or somebody with one call of its own.
+type entry struct {
+	out    *outlet
+	waiter *waiter
+}
+
+// A waiter is somebody who makes one call that is no delivery.
+type waiter struct {
+	place              chan struct{} // closed when it has a place, or is refused
+	got, left, refused bool
+}
+
+func (e *Engine) host(name string) *host {
+	h := e.hosts[name]
+	if h == nil {
+		h = &host{name: name}
+		e.hosts[name] = h
+	}
+	return h
+}
+
+// release forgets a host that nobody knows any more. The lock is held, as in all of
+// this file.
+func (e *Engine) release(h *host) {
+	if h.users--; h.users == 0 {
+		delete(e.hosts, h.name)
+	}
+}
+
+// ready puts a host in the ring if it has a place, and somebody who wants it.
+func (e *Engine) ready(h *host) {
+	if !h.inRing && h.wants.len() > 0 && h.calls < e.o.PerHost {
+		h.inRing = true
+		e.ring.push(h)
+	}
+}
+
+// want finds what out is to do next, and puts it where that is done.
+func (e *Engine) want(out *outlet) {
+	if out.gone || out.paused {
+		return
+	}
+	now := e.o.Clock()
+	out.takeDue(now)
+	if !out.cutting && out.wantsCut() {
+		out.cutting = true
+		e.cutting.push(out)
+	}
+	if !out.queued && out.calls < out.allowed() && out.waits() {
+		if at, ok := out.mayCall(now); !ok {
+			e.times.set(out, at)
+		} else {
+			out.queued = true
+			out.host.wants.push(entry{out: out})
+			e.ready(out.host)
+		}
+	}
+	if at, ok := out.nextDue(); ok {
+		e.times.set(out, at)
+	}
+}
+
+// advance gives places to those who want them, as long as there are some.
+func (e *Engine) advance() {
+	defer e.toFlush()
+	if !e.running {
+		return
+	}
+	e.serve()
+	for e.cutters < cutters && e.cutting.len() > 0 {
+		e.cutters++
+		out := e.cutting.pop()
+		e.work.Go(func() { e.cut(out) })
+	}
+	e.setAlarm()
+}
+
+// serve lets hosts, and at each host its outlets, call in turn.
+func (e *Engine) serve() {
+	for e.calls < e.o.Global && !e.brake && e.ring.len() > 0 {
+		h := e.ring.pop()
+		h.inRing = false
+		if h.wants.len() == 0 || h.calls >= e.o.PerHost {
+			continue
+		}
+		next := h.wants.pop()
+		if w := next.waiter; w != nil {
+			if w.left {
+				e.ready(h)
+				e.release(h)
+				continue
+			}
+			h.calls++
+			e.calls++
+			w.got = true
+			close(w.place)
+		} else {
+			e.begin(h, next.out)
+		}
+		e.ready(h)
+	}
+}
+
+// begin starts the next call of an outlet, if there still is one.
+func (e *Engine) begin(h *host, out *outlet) {
+	out.queued = false
+	if out.gone || out.paused {
+		return
+	}
+	if _, ok := out.mayCall(e.o.Clock()); ok && out.calls < out.allowed() {
+		if it := e.next(out); it != nil {
+			out.spend()
+			out.calls++
+			h.calls++
+			e.calls++
+			it.calling = true
+			calling := e.calling
+			e.work.Go(func() { e.call(calling, out, it) })
+		}
+	}
+	e.want(out)
+}
+
+// giveBack frees a place at a host.
+func (e *Engine) giveBack(h *host) {
+	h.calls--
+	e.calls--
+	e.ready(h)
+}
+
+// turnAway refuses those who wait for a place of their own.
+func (e *Engine) turnAway() {
+	for _, h := range e.hosts {
+		for h.wants.len() > 0 {
+			next := h.wants.pop()
+			if next.out != nil {
+				next.out.queued = false
+				continue
+			}
+			if !next.waiter.left {
+				next.waiter.refused, next.waiter.got = true, true
+				close(next.waiter.place)
+			}
+		}
+	}
+}
+
+// setAlarm has the engine look again when the first outlet is due.
+func (e *Engine) setAlarm() {
+	if e.times.Len() == 0 {
+		return
+	}
+	due := e.times.list[0].due
+	if e.alarm != nil && due.Equal(e.alarmAt) {
+		return
+	}
+	e.alarmAt = due
+	left := due.Sub(e.o.Clock())
+	left = max(0, time.Duration(float64(left)/e.o.ClockRate))
+	if e.alarm == nil {
+		e.alarm = time.AfterFunc(left, e.wake)
+		return
+	}
+	e.alarm.Reset(left)
+}
+
+// wake looks after the outlets that are due.
+func (e *Engine) wake() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.running {
+		return
+	}
+	now := e.o.Clock()
+	e.alarmAt = time.Time{}
+	for e.times.Len() > 0 && !e.times.list[0].due.After(now) {
+		out := e.times.list[0]
+		e.times.drop(out)
+		e.want(out)
+		if out.timed != 0 && !out.due.After(now) {
+			break // it waits for something else, and says so again at once
+		}
+	}
+	e.advance()
+}

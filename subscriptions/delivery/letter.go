@@ -1,0 +1,329 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	// maxLetterBody bounds what is kept of a request's body, in bytes: enough to see
+	// what was sent.
+	maxLetterBody = 4 << 10
+	// maxLetters bounds one page of dead letters.
+	maxLetters = 1000
+	hiddenText = "(hidden)"
+)
+
+// A Letter is a piece that was given up: what was sent, and why it was not taken.
+type Letter struct {
+	ID       string      `json:"id,omitempty"`
+	Outlet   string      `json:"outlet"`
+	Piece    Piece       `json:"piece"`
+	Method   string      `json:"method,omitempty"`
+	URL      string      `json:"url,omitempty"`
+	Header   [][2]string `json:"header,omitempty"` // without secrets
+	Body     string      `json:"body,omitempty"`   // its beginning
+	Status   int         `json:"status,omitempty"`
+	Answer   string      `json:"answer,omitempty"` // the beginning of its body
+	Error    string      `json:"error,omitempty"`
+	Attempts int         `json:"attempts"`
+	First    time.Time   `json:"first"` // when it was cut from the journal
+	At       time.Time   `json:"at"`    // when it was given up
+}
+
+// A letter is what others wait for.
+type letter struct {
+	at  uint64
+	key string
+}
+
+func addLetter(m map[string]map[string]letter, bucket, id string, l letter) map[string]map[string]letter {
+	if m == nil {
+		m = map[string]map[string]letter{}
+	}
+	if m[bucket] == nil {
+		m[bucket] = map[string]letter{}
+	}
+	m[bucket][id] = l
+	return m
+}
+
+// unbury forgets that somebody waits for a letter.
+func (out *outlet) unbury(bucket, id string) {
+	delete(out.dead[bucket], id)
+	if len(out.dead[bucket]) == 0 {
+		delete(out.dead, bucket)
+	}
+}
+
+// bury makes an item a dead letter. The lock is held.
+func (e *Engine) bury(out *outlet, it *item, a *Answer, r *http.Request, now time.Time) {
+	l := Letter{Outlet: out.name, Piece: it.piece, Status: a.Status, Answer: strings.ToValidUTF8(a.Body, "�"), Attempts: it.attempt,
+		First: it.first, At: now}
+	if a.Err != nil {
+		l.Error = errorText(a)
+	}
+	if r != nil {
+		l.describe(r)
+	}
+	id := it.piece.id()
+	e.rows[keyDead+out.name+separator+id] = encode(&l)
+	out.letters++
+	out.seen.Dead++
+	e.stats.Dead++
+	out.settled(it)
+	e.dropRow(out, it)
+	if b := it.piece.Bucket; b != "" {
+		out.dead = addLetter(out.dead, b, id, letter{it.piece.Until, it.piece.Key})
+	}
+	e.log.Warn("dead letter", "outlet", out.name, "status", a.Status, "attempts", it.attempt)
+}
+
+// secretWords are parts of the names of headers whose values are not shown.
+var secretWords = []string{"auth", "cookie", "key", "secret", "signature", "token", "password"}
+
+// describe keeps what was sent.
+func (l *Letter) describe(r *http.Request) {
+	l.Method = r.Method
+	u := *r.URL
+	u.User = nil
+	l.URL = u.String()
+	for name, values := range r.Header {
+		for _, v := range values {
+			lower := strings.ToLower(name)
+			if slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(lower, word) }) {
+				v = hiddenText
+			}
+			l.Header = append(l.Header, [2]string{name, v})
+		}
+	}
+	slices.SortFunc(l.Header, func(a, b [2]string) int { return strings.Compare(a[0], b[0]) })
+	if r.GetBody == nil {
+		return
+	}
+	body, err := r.GetBody()
+	if err != nil {
+		return
+	}
+	defer body.Close()
+	var b bytes.Buffer
+	if _, err := io.CopyN(&b, body, maxLetterBody); err == nil || errors.Is(err, io.EOF) {
+		l.Body = strings.ToValidUTF8(b.String(), "�")
+	}
+}
+
+func letterID(name, id string) string {
+	return base64.RawURLEncoding.EncodeToString([]byte(name + separator + id))
+}
+
+func parseLetterID(text string) (name, id string, err error) {
+	b, err := base64.RawURLEncoding.DecodeString(text)
+	name, id, ok := strings.Cut(string(b), separator)
+	if err != nil || !ok || base64.RawURLEncoding.EncodeToString(b) != text {
+		return "", "", fmt.Errorf("%w: dead letter %.80q", ErrUnknown, text)
+	}
+	return name, id, nil
+}
+
+// DeadLetters lists up to limit dead letters (0 means 1,000) that match says yes to, nil
+// means all, of one outlet or with "" of all: by outlet, in the order of the journal,
+// after an id. Next is where to go on, "" if there are no more.
+func (e *Engine) DeadLetters(ctx context.Context, name, after string, limit int, match func(*Letter) bool) (list []Letter, next string, err error) {
+	if err := e.Flush(ctx); err != nil {
+		return nil, "", err
+	}
+	if limit <= 0 || limit > maxLetters {
+		limit = maxLetters
+	}
+	prefix, from := keyDead, ""
+	if name != "" {
+		prefix += name + separator
+	}
+	if after != "" {
+		afterName, id, err := parseLetterID(after)
+		if err != nil {
+			return nil, "", err
+		}
+		from = keyDead + afterName + separator + id
+	}
+	enough := errors.New("enough")
+	err = e.ledger.Records(prefix, func(key string, value []byte) error {
+		if key <= from {
+			return nil
+		}
+		l, err := readLetter(key, value)
+		if err != nil || match != nil && !match(&l) {
+			return err
+		}
+		if len(list) == limit {
+			next = list[limit-1].ID
+			return enough
+		}
+		list = append(list, l)
+		return nil
+	})
+	if err != nil && !errors.Is(err, enough) {
+		return nil, "", err
+	}
+	return list, next, nil
+}
+
+func readLetter(key string, value []byte) (l Letter, err error) {
+	err = json.Unmarshal(value, &l)
+	_, id, _ := strings.Cut(strings.TrimPrefix(key, keyDead), separator)
+	l.ID = letterID(l.Outlet, id)
+	return l, err
+}
+
+// DeadLetter returns one dead letter, or [ErrUnknown].
+func (e *Engine) DeadLetter(ctx context.Context, text string) (l Letter, err error) {
+	name, id, err := parseLetterID(text)
+	if err == nil {
+		err = e.Flush(ctx)
+	}
+	if err != nil {
+		return l, err
+	}
+	key := keyDead + name + separator + id
+	value, err := e.readRow(key)
+	switch {
+	case err != nil:
+		return l, err
+	case value == nil:
+		return l, fmt.Errorf("%w: dead letter %.80q", ErrUnknown, text)
+	}
+	return readLetter(key, value)
+}
+
+// Replay has dead letters called again, with all attempts before them, at most rate a
+// second (0 means at once). It returns how many; those that are not there any more, or
+// whose outlet is not attached or has no room for them, stay what they are. It is
+// durable when Replay returns.
+func (e *Engine) Replay(ctx context.Context, letters []Letter, rate float64) (n int, err error) {
+	due := e.o.Clock()
+	for i := range letters {
+		l := &letters[i]
+		out, id, err := e.dig(l)
+		if errors.Is(err, ErrUnknown) {
+			continue
+		}
+		if err != nil {
+			return n, err
+		}
+		if out.rows >= maxRetries {
+			e.mu.Unlock()
+			continue
+		}
+		it := &item{piece: l.Piece, due: due, first: l.First}
+		e.lift(out, l, id)
+		if old := out.keys[l.Piece.Key]; l.Piece.Key == "" || old == nil {
+			out.addRetry(it)
+			e.writeRow(out, it, false)
+		} // else the one that is on its way says the same and more
+		e.want(out)
+		e.freed(out, l.Piece.Bucket)
+		e.advance()
+		e.mu.Unlock()
+		n++
+		if rate > 0 {
+			due = due.Add(time.Duration(float64(time.Second) / rate))
+		}
+	}
+	return n, e.Flush(ctx)
+}
+
+// Drop deletes dead letters, and returns how many of them were there. Who waits for one
+// goes on. It is durable when Drop returns.
+func (e *Engine) Drop(ctx context.Context, letters []Letter) (n int, err error) {
+	for i := range letters {
+		l := &letters[i]
+		out, id, err := e.dig(l)
+		switch {
+		case errors.Is(err, errResting):
+			e.mu.Lock()
+			e.rows[keyDead+l.Outlet+separator+id], e.rows[keyMadeGood+l.Outlet+separator+id] = nil, nil
+			if r := e.resting[l.Outlet]; r != nil {
+				r.letters--
+				delete(r.dead[l.Piece.Bucket], id)
+			}
+			e.mu.Unlock()
+			n++
+			continue
+		case errors.Is(err, ErrUnknown):
+			continue
+		case err != nil:
+			return n, err
+		}
+		e.lift(out, l, id)
+		e.freed(out, l.Piece.Bucket)
+		e.want(out)
+		e.advance()
+		e.mu.Unlock()
+		n++
+	}
+	return n, e.Flush(ctx)
+}
+
+// errResting reports a dead letter whose outlet is not attached.
+var errResting = fmt.Errorf("%w: its outlet is not attached", ErrUnknown)
+
+// dig finds the outlet of a dead letter that is still there. Without an error the lock
+// is held.
+func (e *Engine) dig(l *Letter) (out *outlet, id string, err error) {
+	name, id, err := parseLetterID(l.ID)
+	if err != nil {
+		return nil, "", err
+	}
+	e.mu.Lock()
+	value, known := e.rows[keyDead+name+separator+id]
+	if !known {
+		e.mu.Unlock()
+		if value, err = e.readRow(keyDead + name + separator + id); err != nil {
+			return nil, "", err
+		}
+		e.mu.Lock()
+	}
+	if now, touched := e.rows[keyDead+name+separator+id]; touched {
+		value = now
+	}
+	switch out = e.outlets[name]; {
+	case value == nil:
+		err = fmt.Errorf("%w: dead letter %.80q", ErrUnknown, l.ID)
+	case out == nil:
+		err = errResting
+	default:
+		*l, err = readLetter(keyDead+name+separator+id, value)
+	}
+	if err != nil {
+		e.mu.Unlock()
+	}
+	return out, id, err
+}
+
+// readRow reads one row, nil if there is none.
+func (e *Engine) readRow(key string) (value []byte, err error) {
+	err = e.ledger.Records(key, func(k string, v []byte) error {
+		if k == key {
+			value = bytes.Clone(v)
+		}
+		return nil
+	})
+	return value, err
+}
+
+// lift takes a dead letter from its outlet. The lock is held.
+func (e *Engine) lift(out *outlet, l *Letter, id string) {
+	e.rows[keyDead+out.name+separator+id], e.rows[keyMadeGood+out.name+separator+id] = nil, nil
+	out.letters--
+	out.unbury(l.Piece.Bucket, id)
+	e.changed[out] = struct{}{}
+}

@@ -1,0 +1,371 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/freshwire/freshwire/graph"
+)
+
+// maxBody bounds what is read of an answer, in bytes: it is shown to people alone.
+const maxBody = 1 << 10
+
+// cut reads the journal for an outlet: the prompt lane, and the other one unless the
+// outlet is serial and has something to do by then.
+func (e *Engine) cut(out *outlet) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	first := graph.Prompt
+	if out.settings.Serial && out.turn >= bulkTurn {
+		first = graph.Bulk
+	}
+	var failed error
+	for _, lane := range [...]graph.Lane{first, 1 - first} {
+		if failed = e.cutLane(out, lane); failed != nil {
+			break
+		}
+	}
+	e.cutters--
+	out.cutting = false
+	if failed != nil && !out.gone && e.running {
+		// The journal could not be read: whoever has the store finds that out as well.
+		e.log.Error("cutting failed", "outlet", out.name, "err", failed)
+		out.until = e.o.Clock().Add(time.Duration(float64(time.Second) * e.o.ClockRate))
+		e.times.set(out, out.until)
+	} else {
+		e.want(out)
+	}
+	e.advance()
+}
+
+// cutLane reads one lane. The lock is held before and after, and not while it reads.
+func (e *Engine) cutLane(out *outlet, name graph.Lane) error {
+	l := &out.lanes[name]
+	if out.gone || out.paused || !out.laneWantsCut(*l) {
+		return nil
+	}
+	version, news, after := out.version, l.news, l.read
+	calling, do, room := e.calling, out.do, out.room()
+	e.mu.Unlock()
+	c, err := do.Cut(calling, name, after, room)
+	now := e.o.Clock()
+	e.mu.Lock()
+	if out.gone || out.version != version {
+		return nil
+	}
+	var reset *graph.ResetError
+	if errors.As(err, &reset) {
+		// What was trimmed cannot be read any more. It is said, and the rest is sent.
+		oldest := e.o.Oldest().Seq
+		e.log.Warn("the journal has lost what an outlet has not had", "outlet", out.name, "after", after, "oldest", oldest)
+		out.seen.Lost++
+		if at := max(oldest, min(after, e.o.Head().Seq)); at != after {
+			l.read = at
+			if l.batches.len() == 0 {
+				l.cursor = at
+			}
+			e.changed[out] = struct{}{}
+		}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	e.add(out, l, &c, now)
+	if !c.More {
+		l.had = news
+	}
+	if l.read > after {
+		e.progress(out)
+	}
+	return nil
+}
+
+// add has the pieces of a cut wait.
+func (e *Engine) add(out *outlet, l *lane, c *Cut, now time.Time) {
+	out.seen.Merged += uint64(c.Merged)
+	out.seen.Skipped += uint64(c.Skipped)
+	l.read = max(l.read, c.Until)
+	b := &batch{until: l.read}
+	l.batches.push(b)
+	for i := range c.Pieces {
+		p := c.Pieces[i]
+		b.left++
+		e.addPiece(out, &item{piece: p, first: now, batches: []*batch{b}})
+	}
+	if l.pass(); b.left == 0 && l.cursor == b.until {
+		return // nothing that is worth a row; idle cursors are written by passIdle
+	}
+	e.changed[out] = struct{}{}
+}
+
+// addPiece has it wait, unless one of its key does already: then one call is for both.
+func (e *Engine) addPiece(out *outlet, it *item) {
+	old := out.keys[it.piece.Key]
+	if it.piece.Key == "" || old == nil {
+		out.remember(it)
+		out.lanes[it.piece.Lane].waiting.push(it)
+		return
+	}
+	if old.calling {
+		if old.next != nil {
+			out.absorb(it, old.next)
+		}
+		old.next = it
+		out.rememberBucket(it) // its key is still that of the one that is called
+		return
+	}
+	e.stats.Merged++
+	out.seen.Merged++
+	wasHeld := out.dropHeld(old)
+	if out.dropRetry(old) || wasHeld || it.piece.Lane == graph.Prompt && old.piece.Lane == graph.Bulk {
+		out.absorb(it, old)
+		e.dropRow(out, old)
+		out.remember(it)
+		out.lanes[it.piece.Lane].waiting.push(it)
+		return
+	}
+	// It keeps its place, with what is newest to say.
+	out.forget(old)
+	lane, after := old.piece.Lane, old.piece.After
+	old.piece, old.batches = it.piece, append(old.batches, it.batches...)
+	old.piece.Lane, old.piece.After = lane, min(after, it.piece.After)
+	if old.row != "" { // a retry that waits for its call: its row is not right any more
+		e.dropRow(out, old)
+		old.attempt = 0
+	}
+	out.remember(old)
+}
+
+// absorb has it stand for old as well.
+func (out *outlet) absorb(it, old *item) {
+	out.forget(old)
+	it.batches = append(it.batches, old.batches...)
+	it.piece.After = min(it.piece.After, old.piece.After)
+	old.batches, old.dropped = nil, true
+}
+
+// next takes the item to be called next, and leaves those aside that have to wait for
+// another one.
+func (e *Engine) next(out *outlet) *item {
+	for {
+		l := out.laneToCall()
+		if l == nil {
+			return nil
+		}
+		it := l.waiting.pop()
+		if it.dropped {
+			continue
+		}
+		switch e.mayStart(out, it) {
+		case starts:
+			if out.turn++; it.piece.Lane == graph.Bulk {
+				out.turn = 1
+			}
+			return it
+		case bucketOpen:
+			out.hold(it)
+			e.changed[out] = struct{}{} // it is to get a row
+		case unread:
+			l.waiting.pushFront(it)
+			l.stalled = true
+		}
+	}
+}
+
+// laneToCall chooses the lane of the next call, nil if none waits.
+func (out *outlet) laneToCall() *lane {
+	prompt, bulk := &out.lanes[graph.Prompt], &out.lanes[graph.Bulk]
+	switch {
+	case bulk.waits() && (!prompt.waits() || out.turn >= bulkTurn):
+		return bulk
+	case prompt.waits():
+		return prompt
+	}
+	return nil
+}
+
+// call makes one call and settles what came of it.
+func (e *Engine) call(ctx context.Context, out *outlet, it *item) {
+	var (
+		a       Answer
+		r       *http.Request
+		verdict = Done
+	)
+	if !out.settings.DryRun {
+		r, a = e.attempt(ctx, out, it)
+		verdict = out.do.Judge(&it.piece, a)
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	out.calls--
+	e.giveBack(out.host)
+	switch {
+	case out.gone:
+	case ctx.Err() != nil && a.Err != nil: // cut off; it is made again
+		e.again(out, it, e.o.Clock(), false)
+	default:
+		e.settle(out, it, verdict, &a, r)
+	}
+	e.want(out)
+	e.advance()
+}
+
+// attempt makes the request of an item and calls.
+func (e *Engine) attempt(ctx context.Context, out *outlet, it *item) (*http.Request, Answer) {
+	r, err := out.do.Request(ctx, &it.piece, it.attempt+1)
+	if err != nil {
+		return nil, Answer{Err: err}
+	}
+	resp, err := out.settings.Caller.Do(r)
+	if err != nil {
+		return r, Answer{Err: err}
+	}
+	defer resp.Body.Close()
+	// Whatever the body is, the status has come.
+	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	return r, Answer{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), e.o.Clock()), Body: string(body)}
+}
+
+// retryAfter reads seconds or a date, 0 if it is neither.
+// Source: RFC 9110, section 10.2.3.
+func retryAfter(text string, now time.Time) time.Duration {
+	if n, err := strconv.ParseUint(text, 10, 32); err == nil {
+		return min(time.Duration(n)*time.Second, maxRetryAfter)
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return min(max(0, at.Sub(now)), maxRetryAfter)
+	}
+	return 0
+}
+
+// settle draws the conclusion from an answer.
+func (e *Engine) settle(out *outlet, it *item, verdict Verdict, a *Answer, r *http.Request) {
+	now := e.o.Clock()
+	it.calling = false
+	it.attempt++
+	e.changed[out] = struct{}{}
+	e.stats.Calls++
+	switch verdict {
+	case Done, Ignored, Refused:
+		out.failures, out.until = 0, time.Time{}
+	default:
+		out.failures++
+		out.seen.LastError, out.seen.FailedAt = errorText(a), now
+		out.seen.Failed++
+		e.stats.Failed++
+	}
+	switch verdict {
+	case Done, Ignored:
+		out.seen.LastSuccess = now
+		if verdict == Done {
+			out.seen.Sent++
+			e.stats.Sent++
+		} else {
+			out.seen.Ignored++
+		}
+		out.settled(it)
+		e.dropRow(out, it)
+		e.acknowledged(out, it)
+	case Refused:
+		out.seen.LastError, out.seen.FailedAt = errorText(a), now
+		e.bury(out, it, a, r, now)
+	case Gone:
+		e.end(out)
+		return
+	default:
+		e.failed(out, it, a, r, now)
+	}
+	e.goOn(out, it)
+	e.progress(out)
+}
+
+// goOn has the next one of a key wait for its call.
+func (e *Engine) goOn(out *outlet, it *item) {
+	next := it.next
+	if next == nil {
+		return
+	}
+	it.next = nil
+	out.remember(next)
+	out.lanes[next.piece.Lane].waiting.pushFront(next)
+}
+
+// failed has an item tried again, or gives it up.
+func (e *Engine) failed(out *outlet, it *item, a *Answer, r *http.Request, now time.Time) {
+	schedule := &out.settings.Schedule
+	if out.broken() {
+		wait := brokenSteps.wait(out.failures-brokenAfter+1, e.o.Random())
+		out.until = now.Add(max(wait, a.RetryAfter))
+	}
+	switch {
+	case it.next != nil: // which says the same and more
+		out.settled(it)
+		e.dropRow(out, it)
+	case it.attempt < schedule.attempts():
+		out.seen.Retried++
+		e.stats.Retried++
+		e.again(out, it, now.Add(max(schedule.wait(it.attempt, e.o.Random()), a.RetryAfter)), true)
+	case out.settings.Serial:
+		// What it would have said is said with what comes next.
+		out.seen.GivenUp++
+		e.stats.GivenUp++
+		e.log.Warn("giving up for now", "outlet", out.name, "attempts", it.attempt)
+		out.forget(it)
+		out.stuck = nil
+		out.lanes[it.piece.Lane].giveUp()
+	default:
+		e.bury(out, it, a, r, now)
+	}
+}
+
+// again has an item called at a time. What failed gets a row, if there is room for
+// one: then the cursor passes it.
+func (e *Engine) again(out *outlet, it *item, at time.Time, failed bool) {
+	it.calling = false
+	it.due = at
+	out.addRetry(it)
+	e.changed[out] = struct{}{}
+	switch {
+	case !failed:
+	case out.settings.Serial:
+		out.stuck = it
+	default:
+		e.writeRow(out, it, false)
+	}
+}
+
+func (out *outlet) dropRetry(it *item) bool {
+	for i, r := range out.retries {
+		if r == it {
+			out.retries = append(out.retries[:i], out.retries[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// errorText says what went wrong, without anything that a caller may keep for itself.
+func errorText(a *Answer) string {
+	switch {
+	case a.Err == nil:
+		return "answered with status " + strconv.Itoa(a.Status)
+	case errors.Is(a.Err, context.DeadlineExceeded):
+		return "no answer in time"
+	}
+	return clip(a.Err.Error(), maxError)
+}
+
+// maxError bounds what is kept of an error, in bytes.
+const maxError = 200
+
+func clip(s string, n int) string {
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
+}
