@@ -23,5 +23,8 @@
 // TCP by one of a few shards (sockets), whose writes never block: an idle stream
 // then has no goroutine. Both drive the same state machine.
 //
+// Who keeps a position elsewhere, such as a subscription that is called, reads the
+// same through a [Feed] in pieces of its own, and is told when there is something.
+//
 // Imports graph, and nothing else of ours. Starts goroutines in [Streamer.Run] alone.
 package subscriptions

@@ -3,6 +3,10 @@ package subscriptions
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"math/rand/v2"
+	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -202,5 +206,219 @@ func TestAFeedEndsWithItsChannelAndWithItsViewersSight(t *testing.T) {
 		if err := f.Err(); !errors.Is(err, ErrNoChannel) {
 			t.Errorf("%s: the channel is deleted: %v", name, err)
 		}
+	}
+}
+
+// followStore returns a store, its channels and a streamer that runs until the test ends.
+func followStore(t *testing.T) (*graph.Store, *Channels, *Streamer) {
+	t.Helper()
+	store := openStore(t, time.Now)
+	channels := openChannels(t, store)
+	s := NewStreamer(store, StreamOptions{Channels: channels, Portable: true})
+	t.Cleanup(run(t, s))
+	return store, channels, s
+}
+
+// reach waits until the feed can read up to c.
+func reach(t testing.TB, f *Feed, c graph.Cursor) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); f.Head().Seq < c.Seq; pause(t.Context(), time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("the head stays at %s, want %s", f.Head(), c)
+		}
+	}
+}
+
+// readOn reads all of a feed strictly after a position, in pieces of random size.
+func readOn(t testing.TB, f *Feed, lanes uint8, from graph.Cursor, random *rand.Rand) (got []shownNotice, at graph.Cursor) {
+	t.Helper()
+	for more := true; more; {
+		r, err := f.Read(lanes, from, 1+random.IntN(20))
+		if err != nil {
+			t.Fatalf("reading after %s: %v", from, err)
+		}
+		if r.Next.Seq < from.Seq || r.Next.Seq > f.Head().Seq || r.More && r.Next == from {
+			t.Fatalf("after %s: next is %s, more %t, head %s", from, r.Next, r.More, f.Head())
+		}
+		for _, n := range r.Notices {
+			got = append(got, shownNotice{n.Cursor.Seq, n.Cause.URI})
+		}
+		from, more = r.Next, r.More
+	}
+	return got, from
+}
+
+func TestAFeedReadsWhatAViewerMaySeeAtEachTime(t *testing.T) {
+	seed := rand.Uint64()
+	random := rand.New(rand.NewPCG(seed, 0))
+	store, channels, s := followStore(t)
+	public := map[string]bool{"open": true, "closed": false, "turning": false}
+	names := slices.Sorted(maps.Keys(public))
+	histories := map[string]history{}
+	for _, name := range names {
+		histories[name] = history{change(t, channels, name, nil, public[name], random)}
+	}
+	from := store.Token()
+	type follower struct {
+		who, channel string
+		lanes        uint8
+	}
+	followed := map[follower]*Feed{}
+	public["turning"] = true // for the while that it takes to follow it
+	turn := func() {
+		was := histories["turning"][len(histories["turning"])-1]
+		info, _, err := channels.Put(t.Context(), "turning", Definition{Filter: *was.what, Public: public["turning"]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		histories["turning"] = append(histories["turning"], era{info.At.Seq, was.what, public["turning"]})
+	}
+	turn()
+	for who, v := range someViewers {
+		for _, name := range names {
+			f, err := s.Feed(Topic{Channel: name}, v)
+			if refused := (question{who: who, channel: name}).refused(public[name]); refused != (err != nil) {
+				t.Fatalf("%s follows %s: %v", who, name, err)
+			}
+			if err == nil {
+				followed[follower{who, name, uint8(random.IntN(4))}] = f
+			}
+		}
+	}
+	for v := 1000; v < 1200; v++ {
+		edit(t, store, v, v+1, random)
+		switch name := names[random.IntN(len(names))]; {
+		case v%10 == 0:
+			public["turning"] = !public["turning"]
+			turn()
+		case v%2 == 0:
+			if e := change(t, channels, name, histories[name][len(histories[name])-1].what, public[name], random); e.what != nil {
+				histories[name] = append(histories[name], e)
+			}
+		}
+	}
+	all, shown := readAll(t, store), map[showing]int{}
+	for _, now := range []bool{public["turning"], !public["turning"]} {
+		if public["turning"] != now {
+			public["turning"] = now
+			turn()
+		}
+		for by, f := range followed {
+			q := question{who: by.who, channel: by.channel}
+			reach(t, f, store.Token())
+			if q.refused(public[by.channel]) {
+				_, err := f.Read(0, from, 0)
+				if no := (*Refusal)(nil); !errors.As(err, &no) || no.Status != http.StatusForbidden || f.Err() == nil {
+					t.Errorf("seed %d: %s follows %s, which is not public now: %v, %v", seed, by.who, by.channel, err, f.Err())
+				}
+				continue
+			}
+			got, at := readOn(t, f, by.lanes, from, random)
+			if f.Err() != nil || at != f.Head() {
+				t.Errorf("seed %d: %+v: %v, read up to %s of %s", seed, by, f.Err(), at, f.Head())
+			}
+			var want []shownNotice
+			for _, n := range all {
+				how := q.judge(n, histories[by.channel], public[by.channel])
+				if n.Cursor.Seq <= from.Seq || by.lanes != 0 && by.lanes&(1<<n.Lane) == 0 {
+					how = hidden
+				}
+				if shown[how]++; how == hidden {
+					continue
+				} else if how == bare {
+					n.Cause.URI = ""
+				}
+				want = append(want, shownNotice{n.Cursor.Seq, n.Cause.URI})
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("seed %d: %+v reads %d notices, want %d:\n%v\n%v", seed, by, len(got), len(want), got, want)
+			}
+		}
+	}
+	if shown[bare] < 100 || shown[whole] < 100 {
+		t.Errorf("seed %d: shown %v, which shows little", seed, shown)
+	}
+}
+
+func TestAFeedOfWhatCannotBeFollowedIsRefused(t *testing.T) {
+	_, channels, s := followStore(t)
+	for name, public := range map[string]bool{"open": true, "closed": false} {
+		if _, _, err := channels.Put(t.Context(), name, Definition{Public: public}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	status := func(want int) func(error) bool {
+		return func(err error) bool {
+			no := (*Refusal)(nil)
+			return errors.As(err, &no) && no.Status == want
+		}
+	}
+	fine := func(err error) bool { return err == nil }
+	none := func(err error) bool { return errors.Is(err, ErrNoChannel) }
+	malformed := func(err error) bool { f := (*FilterError)(nil); return errors.As(err, &f) }
+	for _, c := range []struct {
+		topic Topic
+		who   string
+		want  func(error) bool
+	}{
+		{Topic{Channel: "open"}, "", fine},
+		{Topic{Channel: "open"}, "nobody", fine},
+		{Topic{Channel: "closed"}, "admin", fine},
+		{Topic{Channel: "closed"}, "a", fine},
+		{Topic{Channel: "closed"}, "nobody", status(403)},
+		{Topic{Channel: "closed"}, "", status(401)},
+		{Topic{Channel: "gone"}, "", status(401)},
+		{Topic{Channel: "gone"}, "nobody", none},
+		{Topic{Channel: "gone"}, "admin", none},
+		{Topic{Channel: "all"}, "admin", fine},
+		{Topic{Channel: "all"}, "nobody", status(403)},
+		{Topic{Channel: "all"}, "", status(401)},
+		{Topic{Channel: "host:a.example"}, "a", fine},
+		{Topic{URI: "https://a.example/"}, "a", fine},
+		{Topic{URI: "https://b.example/"}, "a", status(403)},
+		{Topic{URI: "https://a.example/"}, "", status(401)},
+		{Topic{URI: "no URI"}, "a", malformed},
+		{Topic{URI: "no URI"}, "", status(401)},
+		{Topic{}, "admin", malformed},
+		{Topic{Channel: "open", URI: "https://a.example/"}, "admin", malformed},
+	} {
+		if _, err := s.Feed(c.topic, someViewers[c.who]); !c.want(err) {
+			t.Errorf("%q follows %+v: got %v", c.who, c.topic, err)
+		}
+	}
+}
+
+func TestWhoWatchesIsToldWhenTheJournalWasTrimmedUnread(t *testing.T) {
+	j := newMemJournal()
+	s := NewStreamer(j, StreamOptions{Portable: true})
+	f, err := s.Feed(Topic{URI: "https://a.example/"}, Viewer{All: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	told := 0
+	defer f.Watch(func() { told++ })()
+	s.pump.restart(graph.Cursor{Epoch: j.epoch, Seq: 7})
+	if told != 1 {
+		t.Errorf("told %d times", told)
+	}
+}
+
+// BenchmarkNoticeForNobody is what a notice costs that none of so many feeds wants.
+func BenchmarkNoticeForNobody(b *testing.B) {
+	for _, feeds := range []int{0, 10_000} {
+		b.Run(fmt.Sprint(feeds), func(b *testing.B) {
+			s := NewStreamer(newMemJournal(), StreamOptions{Portable: true})
+			for i := range feeds {
+				f, err := s.Feed(Topic{URI: fmt.Sprintf("https://a.example/%d", i)}, Viewer{All: true})
+				if err != nil {
+					b.Fatal(err)
+				}
+				defer f.Watch(func() { b.Error("told") })()
+			}
+			n := notice("https://a.example/wiki/A")
+			for b.Loop() {
+				s.pump.dispatch([]graph.Notice{n}, n.Cursor)
+			}
+		})
 	}
 }

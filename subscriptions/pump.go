@@ -210,15 +210,23 @@ func (p *pump) expire(now time.Time) {
 }
 
 // restart goes on at newest: what lies between was trimmed before it was read.
-// Streams find that out by themselves, each for its own position.
+// Streams find that out by themselves, each for its own position, as they do each
+// heartbeat; who watches is told.
 func (p *pump) restart(newest graph.Cursor) {
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.rounds, p.bytes = nil, 0
+	var watched []*class
 	for _, c := range p.classes {
 		c.restart(newest.Seq)
+		if c.key.watched {
+			watched = append(watched, c)
+		}
 	}
 	p.head.Store(&newest)
+	p.mu.Unlock()
+	for _, o := range p.owners {
+		o.news(watched)
+	}
 }
 
 // join returns the class of key for one more stream. If there is none yet, sel
