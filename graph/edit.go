@@ -31,15 +31,16 @@ func (s *Store) EditDependencies(ctx context.Context, publisher, uri string, e E
 	}
 	quota := s.quota(publisher)
 	var refused error
+	var at Cursor // not read if ctx has ended: it may be written yet
 	err = do(ctx, func(t *txn) {
 		refused = t.editEdges(publisher, quota, uri, e)
 		t.drain()
-		c = Cursor{t.s.epoch, t.s.seq}
+		at = Cursor{t.s.epoch, t.s.seq}
 	})
-	if err == nil {
-		err = refused
+	if err != nil {
+		return c, err
 	}
-	return c, err
+	return at, refused
 }
 
 // editEdges gives no id away before it knows that nothing is refused.
@@ -114,14 +115,18 @@ func (s *Store) ForgetDependents(ctx context.Context, uri string) (c Cursor, err
 	if _, err := s.known(uri); err != nil {
 		return c, err
 	}
+	var at Cursor
 	err = s.relieve(ctx, func(t *txn) {
 		if id, ok := t.find(uri); ok {
 			t.startJob(id, jobForget, cause{id: id, at: t.now})
 			t.drain()
 		}
-		c = Cursor{t.s.epoch, t.s.seq}
+		at = Cursor{t.s.epoch, t.s.seq}
 	})
-	return c, err
+	if err != nil {
+		return c, err
+	}
+	return at, nil
 }
 
 // forget drops the edge from d to x.
@@ -157,8 +162,10 @@ func (s *Store) Claim(ctx context.Context, uris []string, lease time.Duration) (
 		return nil, err
 	}
 	var out []Claim
-	err := s.do(ctx, func(t *txn) { out = t.claim(uris, lease) })
-	return out, err
+	if err := s.do(ctx, func(t *txn) { out = t.claim(uris, lease) }); err != nil {
+		return nil, err
+	}
+	return out, nil
 }
 
 func checkLease(lease time.Duration) error {
@@ -212,19 +219,23 @@ func (s *Store) ExtendClaim(ctx context.Context, id string, lease time.Duration)
 		return c, err
 	}
 	held := false
+	var longer Claim
 	err = s.do(ctx, func(t *txn) {
 		var r *row
 		if r, held = t.holder(id); held {
 			r = t.edit(r.id)
 			r.lease = t.now + lease.Microseconds()
 			t.later(r.lease, timer{kind: timerLease, ref: r.claim, chunk: chunk{ids: []ID{r.id}}})
-			c = t.claimOf(r, t.uri(r.id))
+			longer = t.claimOf(r, t.uri(r.id))
 		}
 	})
-	if err == nil && !held {
-		err = ErrUnknown
+	switch {
+	case err != nil:
+		return c, err
+	case !held:
+		return c, ErrUnknown
 	}
-	return c, err
+	return longer, nil
 }
 
 // ReleaseClaim gives a claim back: the resource is ready again, with a notice

@@ -3,7 +3,9 @@ package graph
 import (
 	"context"
 	"errors"
+	"runtime"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -416,4 +418,44 @@ func TestAfterAPurgeAnOlderRevisionsRenderingIsHeardAndMadeAgain(t *testing.T) {
 	g.want("D", Ready, 1)
 	g.render("D", "20116", "new", g.token(), saw("P", "20116"))
 	g.want("D", Clean, 1)
+}
+
+// TestWhoGivesUpWaitingReadsNothingThatIsStillWritten is for the race detector.
+func TestWhoGivesUpWaitingReadsNothingThatIsStillWritten(t *testing.T) {
+	g := readyD(t, Options{})
+	ended, end := context.WithCancel(context.Background())
+	var calls sync.WaitGroup
+	for _, call := range []func() error{
+		func() error { _, err := g.s.Claim(ended, []string{named("D")}, time.Minute); return err },
+		func() error { _, err := g.s.ExtendClaim(ended, "00000001.2", time.Minute); return err },
+		func() error { return g.s.ReleaseClaim(ended, "00000001.2", false) },
+		func() error { return g.s.Retry(ended, named("D")) },
+		func() error { return g.s.PutRecords(ended, []Record{{"k", []byte("v")}}) },
+		func() error {
+			_, err := g.s.EditDependencies(ended, LocalPublisher, named("D"), EdgeEdit{Clear: true})
+			return err
+		},
+		func() error { _, err := g.s.ForgetDependents(ended, named("X")); return err },
+		func() error { _, err := g.s.EditList(ended, ListEdit{List: 1}); return err },
+		func() error {
+			_, err := g.s.Apply(ended, LocalPublisher, []Update{{URI: named("X"), Version: "12"}})
+			return err
+		},
+	} {
+		calls.Go(func() {
+			if err := call(); !errors.Is(err, context.Canceled) {
+				t.Errorf("a call whose context has ended says %v", err)
+			}
+		})
+	}
+	for len(g.s.queue) < 9 {
+		runtime.Gosched()
+	}
+	// The loop applies them at the moment at which their callers go, in no order.
+	g.s.writing.Lock()
+	context.AfterFunc(ended, g.s.writing.Unlock)
+	g.loop(func(context.Context, *Store) {
+		end()
+		calls.Wait()
+	})
 }
