@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/freshwire/freshwire/graph"
 )
@@ -143,7 +144,8 @@ type Channels struct {
 	pump    *pump // nil until a streamer follows
 	may     func(ctx context.Context, owner string) error
 
-	editing sync.Mutex // held by whoever changes a channel
+	edits   atomic.Uint64 // counts the changes of channels
+	editing sync.Mutex    // held by whoever changes a channel
 	lists   graph.ListID
 	spare   int // lists that are reserved after it
 
@@ -160,6 +162,8 @@ type channel struct {
 	ownership
 	versions []version // oldest first, never none
 	deleted  bool
+
+	edits atomic.Uint64 // the number of the last change
 }
 
 // A version decides from one position on until the next one does.
@@ -581,6 +585,7 @@ func (c *Channels) install(name string, ch *channel, whose ownership, versions [
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	ch.ownership, ch.versions = whose, versions
+	ch.edits.Store(c.edits.Add(1))
 	return ch
 }
 
@@ -645,7 +650,21 @@ func (c *Channels) Edit(ctx context.Context, name string, add, remove []string) 
 	if v.List == 0 {
 		return graph.ListResult{}, ErrNotListed
 	}
-	return c.store.EditList(ctx, graph.ListEdit{List: v.List, Add: add, Remove: remove})
+	res, err := c.store.EditList(ctx, graph.ListEdit{List: v.List, Add: add, Remove: remove})
+	ch.edits.Store(c.edits.Add(1)) // also if ctx has ended: it may still be applied
+	return res, err
+}
+
+// Edits returns a number that is another one each time that what a channel lets
+// through was changed, its list included: what passes since then and did not before is
+// not told by the journal. It is 0 of one that is built in, or not there.
+func (c *Channels) Edits(name string) uint64 {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if ch := c.byName[name]; ch != nil {
+		return ch.edits.Load()
+	}
+	return 0
 }
 
 // Delete forgets a channel. Its streams end. It is durable when Delete returns

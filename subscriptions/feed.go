@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"sync"
@@ -46,7 +47,7 @@ func (s *Streamer) feed(t Topic, sees *sight) (f *Feed, err error) {
 	case t.Channel != "":
 		f.key, f.sel, err = s.channelFeed(t.Channel, sees)
 	default:
-		f.key, f.sel, err = s.resourceFeed(t.URI, sees)
+		f.key, f.sel, err = s.filteredFeed(Filter{URI: []string{t.URI}}, sees)
 	}
 	f.key.watched = true
 	return f, err
@@ -66,8 +67,16 @@ func (s *Streamer) channelFeed(name string, sees *sight) (key classKey, sel sele
 	return key, sel, err
 }
 
-func (s *Streamer) resourceFeed(uri string, sees *sight) (key classKey, sel selector, err error) {
-	filter := Filter{URI: []string{uri}}
+// FilteredFeed returns what passes a filter of what v may see. It fails with a
+// *FilterError, or with a *Refusal if v may see nothing of it.
+func (s *Streamer) FilteredFeed(filter Filter, v Viewer) (f *Feed, err error) {
+	f = &Feed{s: s}
+	f.key, f.sel, err = s.filteredFeed(filter, v.sight())
+	f.key.watched = true
+	return f, err
+}
+
+func (s *Streamer) filteredFeed(filter Filter, sees *sight) (key classKey, sel selector, err error) {
 	m, err := Compile(filter, s.o.Schemes...)
 	if err == nil {
 		err = sees.refuse(&filter)
@@ -135,6 +144,18 @@ func (f *Feed) Read(lanes uint8, after graph.Cursor, limit int) (Reading, error)
 		}
 	})
 	return r, err
+}
+
+// Shows reports whether the feed would show n if it were written now, and takes its
+// cause away if that may not be seen.
+func (f *Feed) Shows(n *graph.Notice) bool {
+	now := *n
+	now.Cursor.Seq = math.MaxUint64
+	how := f.sel.show(&now)
+	if how == bare {
+		n.Cause = graph.Cause{}
+	}
+	return how != hidden
 }
 
 // Watch has news called when there may be something new to be read, or when Err may

@@ -1,0 +1,378 @@
+package claim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/freshwire/freshwire/graph"
+)
+
+// A hold is what a worker was told of a claim: it was nobody else's from then until
+// then, or until it was given back.
+type hold struct{ from, until time.Time }
+
+// A crowd is many workers who ask for the same, and what they were told.
+type crowd struct {
+	t       testing.TB
+	r       *rig
+	workers int
+	lease   time.Duration
+	atOnce  int // claims, at most
+	rude    int // while more than these are left some let go of what they hold, or die
+
+	mu     sync.Mutex
+	holds  map[string]hold
+	made   map[string]time.Time // when that was answered
+	handed int
+	left   int // to be made
+}
+
+// snapshot is what the workers were told up to now.
+func (c *crowd) snapshot() (holds map[string]hold, made map[string]time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return maps.Clone(c.holds), maps.Clone(c.made)
+}
+
+// took notes what was handed out, maybe long ago: nobody else may have held it then,
+// and it may not have been made before. Rude reports whether it may be let go of.
+func (c *crowd) took(hs []Handed) (rude bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handed += len(hs)
+	for _, h := range hs {
+		is, was := hold{h.LeaseUntil.Add(-c.lease), h.LeaseUntil}, c.holds[h.URI]
+		if is.from.Before(was.until) && was.from.Before(is.until) {
+			c.t.Errorf("%s is held from %s to %s, and from %s to %s", h.URI, was.from, was.until, is.from, is.until)
+		}
+		if made, ok := c.made[h.URI]; ok && made.Before(is.from) {
+			c.t.Errorf("%s was made at %s, and is handed out at %s", h.URI, made, is.from)
+		}
+		if is.until.After(was.until) {
+			c.holds[h.URI] = is
+		}
+	}
+	return c.left > c.rude
+}
+
+// until moves the end of what somebody holds, unless another one holds it by now.
+func (c *crowd) until(h Handed, t time.Time) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if is := c.holds[h.URI]; is.until.Equal(h.LeaseUntil) {
+		c.holds[h.URI] = hold{is.from, t}
+	}
+}
+
+func (c *crowd) finished(hs []Handed) (all bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, h := range hs {
+		if _, ok := c.made[h.URI]; !ok {
+			c.made[h.URI] = c.r.now()
+			c.left--
+		}
+	}
+	return c.left == 0
+}
+
+// work asks and makes until ctx ends.
+func (c *crowd) work(ctx context.Context, n int, rng *rand.Rand, done func()) {
+	for ctx.Err() == nil {
+		q := ofType(1+rng.IntN(c.atOnce), time.Second)
+		q.Lease = c.lease
+		who := local()
+		who.Name = fmt.Sprint("worker", n%8)
+		got, err := c.r.desk.Claim(ctx, who, q)
+		if errors.Is(err, graph.ErrClosed) || ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			c.t.Errorf("claim: %v", err)
+			return
+		}
+		rude := c.took(got)
+		var us []graph.Update
+		var mine []Handed
+		for _, h := range got {
+			if rude && c.letGo(ctx, who.Name, h, rng) {
+				continue
+			}
+			mine = append(mine, h)
+			us = append(us, graph.Update{URI: h.URI, Hash: "made " + h.Token.String(), Token: h.Token})
+		}
+		if len(us) == 0 {
+			continue
+		}
+		if _, err := c.r.store.Apply(ctx, who.Name, us); err != nil {
+			return // the store is gone
+		}
+		if c.finished(mine) {
+			done()
+		}
+	}
+}
+
+// letGo does not make what is held, now and then. Somebody who was given it before,
+// and is late, may make it meanwhile.
+func (c *crowd) letGo(ctx context.Context, holder string, h Handed, rng *rand.Rand) bool {
+	var err error
+	switch k := rng.IntN(40); {
+	case k == 0: // it dies; the lease ends
+	case k <= 2:
+		if now := c.r.now(); now.Before(h.LeaseUntil) {
+			c.until(h, now) // from here on another may hold it
+		}
+		err = c.r.desk.Release(ctx, holder, h.ID, k == 1)
+	case k == 3:
+		var longer graph.Claim
+		if longer, err = c.r.desk.Extend(ctx, holder, h.ID, 2*c.lease); err == nil {
+			c.until(h, longer.LeaseUntil)
+		}
+	default:
+		return false
+	}
+	if err != nil && !errors.Is(err, ErrUnknown) && !errors.Is(err, graph.ErrClosed) && ctx.Err() == nil {
+		c.t.Errorf("%s: %v", h.URI, err)
+	}
+	return true
+}
+
+// live runs the workers until all is made, or for some claims more and then takes the
+// power away.
+func (c *crowd) live(rng *rand.Rand, claims int) (cut bool) {
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	var all sync.WaitGroup
+	c.mu.Lock()
+	until := c.handed + claims
+	c.mu.Unlock()
+	for n := range c.workers {
+		seed := rng.Uint64()
+		all.Go(func() { c.work(ctx, n, rand.New(rand.NewPCG(seed, uint64(n))), stop) })
+	}
+	if claims > 0 {
+		c.r.until(func() bool {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.handed >= until || c.left == 0
+		}, "nothing is handed out any more")
+		holds, made := c.snapshot()
+		fs := c.r.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+		stop()
+		all.Wait()
+		c.r.stop()
+		c.mu.Lock()
+		c.left += len(c.made) - len(made)
+		c.holds, c.made = holds, made
+		c.mu.Unlock()
+		c.r.fs = fs
+		c.r.start()
+		c.adopt()
+		return true
+	}
+	select {
+	case <-ctx.Done():
+	case <-time.After(time.Minute):
+		c.t.Errorf("%d are not made", c.left)
+		stop()
+	}
+	all.Wait()
+	return false
+}
+
+// adopt takes over what the store holds beyond what was answered: an update that was
+// on its way when the power went, or the end of a claim.
+func (c *crowd) adopt() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	all, err := c.r.store.Status(slices.Collect(maps.Keys(c.holds)))
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	for _, is := range all {
+		_, made := c.made[is.URI]
+		switch {
+		case is.State == graph.Clean && !made:
+			c.made[is.URI] = c.r.now()
+			c.left--
+		case made && is.State != graph.Clean:
+			c.t.Errorf("%s was made, and is %s", is.URI, is.State)
+		}
+	}
+}
+
+func newCrowd(t testing.TB, r *rig, n, workers int) *crowd {
+	c := &crowd{t: t, r: r, workers: workers, lease: graph.MaxLease, atOnce: 100, rude: n, holds: map[string]hold{}, made: map[string]time.Time{}, left: n}
+	half := n / 2
+	r.extracts("bulk.example", half, true)
+	r.extracts("prompt.example", n-half, false)
+	return c
+}
+
+func TestManyClaimersGetEverythingOnceWithinALeaseAcrossPowerCuts(t *testing.T) {
+	const n, lives = 10_000, 2
+	rng := rand.New(rand.NewPCG(1, 1))
+	r := newRig(t, graph.Options{})
+	c := newCrowd(t, r, n, 64)
+	c.rude, c.lease, c.atOnce = n/20, 2*time.Minute, 20
+	for range lives {
+		c.live(rng, n/(lives+2))
+		if t.Failed() {
+			return
+		}
+	}
+	c.live(rng, 0)
+	if s := r.store.Stats(); s.States[graph.Ready]+s.States[graph.Pending] > 0 {
+		t.Errorf("in the end the states are %v", s.States)
+	}
+	if c.handed < n {
+		t.Errorf("%d were handed out, there are %d", c.handed, n)
+	}
+}
+
+// gated is a store whose claims wait until it is opened, and which notes their order.
+type gated struct {
+	Store
+	open chan struct{}
+	mu   sync.Mutex
+	seen []string
+}
+
+func (g *gated) Claim(ctx context.Context, uris []string, lease time.Duration) ([]graph.Claim, error) {
+	<-g.open
+	g.mu.Lock()
+	g.seen = append(g.seen, uris[0])
+	g.mu.Unlock()
+	return g.Store.Claim(ctx, uris, lease)
+}
+
+func TestWhoWaitsForDifferentThingsTakesTurns(t *testing.T) {
+	r := newRig(t, graph.Options{})
+	r.extracts("many.example", 400, false)
+	few := r.extracts("few.example", 20, false)
+	g := &gated{Store: r.store, open: make(chan struct{})}
+	r.desk.mu.Lock()
+	r.desk.store = g // of pools that are made from here on
+	r.desk.mu.Unlock()
+	var all sync.WaitGroup
+	ask := func(prefix string, polls int) {
+		before := r.desk.Stats().Polls
+		for range polls {
+			all.Go(func() { r.claim(holder(prefix, prefix), ofType(1, MaxWait)) })
+		}
+		r.until(func() bool { return r.desk.Stats().Polls == before+polls }, "not all polls wait")
+	}
+	ask("https://many.example/", 400)
+	ask("https://few.example/", 20)
+	close(g.open)
+	all.Wait()
+	last := 0
+	for i, uri := range g.seen {
+		if slices.Contains(few, uri) {
+			last = i
+		}
+	}
+	// Those that were being served when the few came go first, then both in turn; two
+	// of the servers may be overtaken by the others.
+	if limit := 2*servers + 2*len(few); last > limit {
+		t.Errorf("the last of the few is served after %d of %d, want at most %d", last, len(g.seen), limit)
+	}
+}
+
+func TestWhoWaitsForTheSameIsServedInTurnAndEverybodyGetsAPart(t *testing.T) {
+	r := newRig(t, graph.Options{})
+	const polls = 8
+	got := make([]int, polls)
+	var all sync.WaitGroup
+	for i := range polls {
+		all.Go(func() { got[i] = len(r.claim(local(), ofType(10, MaxWait))) })
+		r.until(func() bool { return r.desk.Stats().Polls == i+1 }, "a poll does not wait")
+	}
+	var us []graph.Update
+	for i := range polls + 3 {
+		us = append(us, graph.Update{URI: page("a.example", i), Version: "10"},
+			graph.Update{URI: extract("a.example", i), Type: "extract", Hash: "old", Deps: []graph.Dep{{URI: page("a.example", i), Seen: "10"}}})
+	}
+	for i := range polls + 3 {
+		us = append(us, graph.Update{URI: page("a.example", i), Version: "11"})
+	}
+	r.apply(us...)
+	all.Wait()
+	total := 0
+	for i, n := range got {
+		if total += n; n < 1 || n > 3 {
+			t.Errorf("poll %d got %d of %d: %v", i, n, polls+3, got)
+		}
+	}
+}
+
+func TestPromptWorkGoesFirstAndBulkWorkGoesOn(t *testing.T) {
+	r := newRig(t, graph.Options{})
+	if got := r.claim(local(), ofType(1, 0)); len(got) > 0 {
+		t.Fatal("the store is not empty")
+	}
+	r.extracts("bulk.example", 1500, true)
+	r.extracts("prompt.example", 500, false)
+	count := map[graph.Lane]int{}
+	for _, h := range r.claim(local(), ofType(300, 0)) {
+		count[h.Notice.Lane]++
+	}
+	if count[graph.Prompt] != 270 || count[graph.Bulk] != 30 {
+		t.Errorf("of 300 handed out %d are prompt and %d bulk, want nine in ten", count[graph.Prompt], count[graph.Bulk])
+	}
+	more := r.claim(local(), ofType(1000, 0))
+	clear(count)
+	for _, h := range more {
+		count[h.Notice.Lane]++
+	}
+	if len(more) != 1000 || count[graph.Prompt] != 230 {
+		t.Errorf("of %d more %d are prompt, want the 230 that are left and bulk ones", len(more), count[graph.Prompt])
+	}
+}
+
+func TestAPoolGoesOnWhereItWasAfterARestart(t *testing.T) {
+	r := newRig(t, graph.Options{})
+	r.claim(local(), ofType(1, 0))
+	r.extracts("a.example", 900, false)
+	first := r.claim(local(), ofType(300, 0))
+	r.finish(first[:200]...)
+	r.restart()
+	p := r.desk.pools[poolKey(new(local()), new(ofType(1, 0)))]
+	if want := first[299].Notice.Cursor.Seq; p == nil || p.lanes[graph.Prompt].at.Seq != want {
+		t.Errorf("the pool goes on with %+v, want it after position %d", p, want)
+	}
+	rest := r.claim(local(), ofType(1000, 0))
+	if len(rest) != 600 {
+		t.Errorf("after a restart %d are handed out, want the 600 that nobody holds", len(rest))
+	}
+}
+
+// BenchmarkClaims has 64 workers claim and make 100,000 that are ready.
+func BenchmarkClaims(b *testing.B) {
+	const n, workers = 100_000, 64
+	for b.Loop() {
+		b.StopTimer()
+		r := newRig(b, graph.Options{})
+		c := newCrowd(b, r, n, workers)
+		b.StartTimer()
+		begin := time.Now()
+		c.live(rand.New(rand.NewPCG(1, 1)), 0)
+		b.ReportMetric(n/time.Since(begin).Seconds(), "claims/s")
+		if c.handed != n || c.left != 0 {
+			b.Errorf("%d were handed out, and %d are not made", c.handed, c.left)
+		}
+		b.StopTimer()
+		r.stop()
+		b.StartTimer()
+	}
+}
