@@ -10,12 +10,15 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"reflect"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/subscriptions/sink"
 	"github.com/goccy/go-yaml"
 )
 
@@ -44,6 +47,16 @@ func (s *Size) UnmarshalText(text []byte) error {
 	}
 	*s = Size(n * unit)
 	return nil
+}
+
+// String writes the number with the greatest unit that leaves it whole.
+func (s Size) String() string {
+	for _, unit := range []string{"TiB", "GiB", "MiB", "KiB"} {
+		if n := Size(sizeUnits[unit]); s != 0 && s%n == 0 {
+			return strconv.FormatInt(int64(s/n), 10) + unit
+		}
+	}
+	return strconv.FormatInt(int64(s), 10)
 }
 
 var sizeUnits = map[string]int64{"": 1, "B": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9, "TB": 1e12,
@@ -95,6 +108,9 @@ type Config struct {
 	PublisherEdges     int       `yaml:"publisher-edges"`
 	ClockStart         time.Time `yaml:"clock-start"`
 	ClockRate          float64   `yaml:"clock-rate"`
+
+	// Sinks are the calls that notices become. They stand in the file alone.
+	Sinks []sink.Definition `yaml:"sinks"`
 }
 
 // DefaultConfig returns the settings of a hub that nobody configured.
@@ -124,6 +140,35 @@ type Setting struct {
 // Settings lists all settings, for a command to make flags of. A list is
 // separated by commas.
 func Settings() []Setting { return slices.Clone(settings) }
+
+// Value returns what c has for the setting, written as a flag would be.
+func (s Setting) Value(c Config) string {
+	v := reflect.ValueOf(s.field(&c)).Elem()
+	if at, ok := v.Interface().(time.Time); ok {
+		if at.IsZero() {
+			return ""
+		}
+		return at.Format(time.RFC3339)
+	}
+	if v.Kind() != reflect.Slice {
+		return fmt.Sprint(v.Interface())
+	}
+	list := make([]string, v.Len())
+	for i := range list {
+		list[i] = fmt.Sprint(v.Index(i).Interface())
+	}
+	return strings.Join(list, ",")
+}
+
+// path is where the setting stands in the file: in a section, its usage says which.
+func (s Setting) path() string {
+	if m := sectionKey.FindStringSubmatch(s.Usage); m != nil {
+		return "$." + m[1]
+	}
+	return "$." + s.Name
+}
+
+var sectionKey = regexp.MustCompile(`\(([a-z]+\.[a-z_-]+)`)
 
 var settings = []Setting{
 	{"listen", "address to serve on; without jwks loopback only", func(c *Config) any { return &c.Listen }},
@@ -203,7 +248,10 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 			return Config{}, fmt.Errorf("flag --%s: %w", name, err)
 		}
 	}
-	return c, c.Check()
+	if err := c.Check(); err != nil {
+		return c, inFile(file, err)
+	}
+	return c, nil
 }
 
 func envName(setting string) string {
@@ -218,12 +266,87 @@ func (c *Config) readFile(name string) error {
 	}
 	d := yaml.NewDecoder(bytes.NewReader(text), yaml.Strict())
 	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		if key := unreadable(text); !isPlaced(err) && key != "" {
+			if err := placed(name, text, "$."+key, fmt.Errorf("%s: %w", key, err)); isPlaced(err) {
+				return err
+			}
+		}
 		return fmt.Errorf("configuration %s: %w", name, err)
 	}
 	if err := d.Decode(new(any)); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("configuration %s: more than one YAML document", name)
 	}
 	return nil
+}
+
+// isPlaced reports whether an error says where in the file it is.
+func isPlaced(err error) bool {
+	var (
+		said   yaml.Error
+		placed *placedError
+	)
+	return errors.As(err, &said) || errors.As(err, &placed)
+}
+
+// unreadable returns the first key of a file whose value cannot be read. The reader
+// of YAML does not say it of what is read from a text, such as durations and sizes.
+func unreadable(text []byte) string {
+	var all yaml.MapSlice
+	if yaml.Unmarshal(text, &all) != nil {
+		return ""
+	}
+	for _, item := range all {
+		one, err := yaml.Marshal(yaml.MapSlice{item})
+		if err == nil && yaml.UnmarshalWithOptions(one, new(Config), yaml.Strict()) != nil {
+			return fmt.Sprint(item.Key)
+		}
+	}
+	return ""
+}
+
+// A placedError is what a check complains of, with the lines of the file around it.
+// They may hold what is not for a log.
+type placedError struct {
+	file string
+	err  error
+	line string
+}
+
+func (e *placedError) Error() string { return e.short() + "\n" + e.line }
+func (e *placedError) Unwrap() error { return e.err }
+
+// short is the text without the lines.
+func (e *placedError) short() string { return fmt.Sprintf("configuration %s: %v", e.file, e.err) }
+
+// inFile places what a check complains of: a setting, or a field of a sink.
+func inFile(file string, err error) error {
+	text, readErr := os.ReadFile(file)
+	if readErr != nil {
+		return err
+	}
+	path := ""
+	name, _, _ := strings.Cut(err.Error(), ":")
+	if i := slices.IndexFunc(settings, func(s Setting) bool { return s.Name == name }); i >= 0 {
+		path = settings[i].path()
+	}
+	if fault := (*sink.Error)(nil); errors.As(err, &fault) {
+		path = "$.sinks" + fault.Path()
+	}
+	return placed(file, text, path, err)
+}
+
+// placed is err at a YAML path, or at the nearest one above it that there is.
+func placed(file string, text []byte, path string, err error) error {
+	for ; path != "$" && path != ""; path = path[:max(strings.LastIndexAny(path, ".["), 0)] {
+		p, pathErr := yaml.PathString(path)
+		if pathErr != nil {
+			continue
+		}
+		if lines, pathErr := p.AnnotateSource(text, false); pathErr == nil {
+			return &placedError{file, err, string(bytes.TrimRight(lines, "\n "))}
+		}
+	}
+	return err
 }
 
 // set reads the text of one setting, as flags and the environment give it.
@@ -313,7 +436,18 @@ func (c *Config) Check() error {
 	if err := c.checkPublicURL(); err != nil {
 		return err
 	}
-	return c.checkNames()
+	if err := c.checkNames(); err != nil {
+		return err
+	}
+	_, err := c.SinkWarnings()
+	return err
+}
+
+// SinkWarnings checks the sinks and tells what of them may not be meant. An error is
+// a *[sink.Error].
+func (c *Config) SinkWarnings() ([]sink.Warning, error) {
+	_, warnings, err := sink.Compile(c.Sinks, c.Schemes...)
+	return warnings, err
 }
 
 // checkAddresses refuses to listen where others could reach what they may not:

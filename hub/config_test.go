@@ -184,3 +184,62 @@ func TestSizesAreBytesWithAUnit(t *testing.T) {
 		}
 	}
 }
+
+func TestAFaultOfTheFileIsShownWithItsLine(t *testing.T) {
+	for _, tt := range []struct{ name, file, want string }{
+		{"a duration that is none", "mode: normal\nkeep-age: 5x\n", ">  2 | keep-age: 5x"},
+		{"a size that is none", "mode: normal\ncache: many\n", ">  2 | cache: many"},
+		{"a setting out of its bounds", "mode: normal\nkeep-age: 5s\n", ">  2 | keep-age: 5s"},
+		{"a setting of a section", "auth:\n  issuer: https://a.example\n", ">  2 |   issuer: https://a.example"},
+		{"a field of a sink", "sinks:\n  - name: a\n    match: {type: html}\n    http:\n      url: 'https://a.example/{b}'\n", ">  5 |       url: 'https://a.example/{b}'"},
+		{"a value of a list", "sinks:\n  - name: a\n    match:\n      uri:\n        - ^a\n        - ^(b\n    purge: {}\n", ">  6 |         - ^(b"},
+		{"a header of a sink", "sinks:\n  - name: a\n    surrogate-key:\n      url: https://a.example/\n      headers:\n        X-A.b: '{c}'\n", ">  6 |         X-A.b: '{c}'"},
+		{"a sink without a name", "sinks:\n  - name: a\n    purge: {}\n  - purge: {}\n", ">  4 |   - purge: {}"},
+		{"an unknown field of a sink", "sinks:\n  - name: a\n    purge: {}\n    mach: {}\n", ">  4 |     mach: {}"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			file := filepath.Join(t.TempDir(), "c.yaml")
+			if err := os.WriteFile(file, []byte(tt.file), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			_, err := LoadConfig(file, nil, nil)
+			if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), "c.yaml") {
+				t.Errorf("got %v\nwant the file and %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestASettingIsShownAsAFlagTakesIt(t *testing.T) {
+	given := map[string]string{"trusted-proxy": "10.0.0.0/8,fd00::/8", "work": "html,extract", "cache": "64MiB", "keep-age": "48h0m0s",
+		"clock-start": "2026-11-25T12:00:00Z", "clock-rate": "2", "mode": "observe", "streams-per-address": "7", "min-free": "0"}
+	c, err := LoadConfig("", nil, given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range Settings() {
+		text := s.Value(c)
+		if want, ok := given[s.Name]; ok && text != want {
+			t.Errorf("%s is shown as %q, want %q", s.Name, text, want)
+		}
+		again := DefaultConfig()
+		if text != "" {
+			if err := again.set(s.Name, text); err != nil || s.Value(again) != text {
+				t.Errorf("%s: %q is read as %q, %v", s.Name, text, s.Value(again), err)
+			}
+		}
+	}
+}
+
+// TestTheExampleOfSinksIsOneThatAHubTakes loads the file that the documentation names.
+func TestTheExampleOfSinksIsOneThatAHubTakes(t *testing.T) {
+	t.Setenv("FASTLY_KEY", "secret")
+	c, err := LoadConfig(filepath.Join("..", "docs", "sinks.yaml"), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	warnings, err := c.SinkWarnings()
+	if err != nil || len(warnings) > 0 || len(c.Sinks) < 5 {
+		t.Errorf("%d sinks, %v, %v", len(c.Sinks), warnings, err)
+	}
+}

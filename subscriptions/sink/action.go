@@ -255,7 +255,9 @@ func (c compiler) compileHeaders(a *action, headers map[string]string) error {
 			return fault(field, "it is there twice")
 		case h.text.hasSecret() && slices.ContainsFunc(h.text, func(p part) bool { return p.name != "" }):
 			return fault(field, "a secret stands beside values of notices; give it a header of its own")
-		case !h.text.hasSecret() && slices.ContainsFunc(h.text, func(p part) bool { return hasControl(p.text) }):
+		case name == "host" && h.text.hasSecret():
+			return fault(field, "a host is no secret")
+		case slices.ContainsFunc(h.text, func(p part) bool { return hasControl(p.text) }):
 			return fault(field, "it has a control character")
 		}
 		for _, p := range h.text {

@@ -1,5 +1,10 @@
 package sink
 
+import (
+	"fmt"
+	"strings"
+)
+
 // Texts is one text or a list of them: what a file writes as `type: html` or as
 // `type: [html, mobile]`.
 type Texts []string
@@ -124,4 +129,34 @@ type Purge struct {
 type Retry struct {
 	After Texts `json:"after,omitzero" yaml:"after"` // how long after the first failure, the second, …
 	Limit *int  `json:"limit,omitzero" yaml:"limit"` // attempts in all, the first among them; nil means as many as After has room for
+}
+
+// Summary says on one line what the sink does.
+func (d Definition) Summary() string {
+	var what []string
+	for _, c := range append([]Case{{Action: d.Action}}, d.Cases...) {
+		if s := c.Action.summary(); s != "" {
+			what = append(what, s)
+		}
+	}
+	text := strings.Join(what, "; ")
+	if d.Group != "" {
+		text += fmt.Sprintf(", stage %d of %s", d.Stage, d.Group)
+	}
+	if d.DryRun {
+		text += ", dry run"
+	}
+	return text
+}
+
+func (a *Action) summary() string {
+	if a.HTTP != nil {
+		return words("http", a.HTTP.Method, shownURL(a.HTTP.URL))
+	}
+	for i, p := range []*Purge{a.Purge, a.XKey, a.SurrogateKey, a.Ban} {
+		if p != nil {
+			return words(presets[i].field, p.Method, shownURL(p.URL), strings.Join(p.Caches, " "))
+		}
+	}
+	return ""
 }

@@ -37,6 +37,8 @@ func compile(t testing.TB, text string) []*Sink {
 var refused = []struct{ name, text, field, reason string }{
 	{"no name", `{purge: {}}`, "name", "not a name"},
 	{"a name in capitals", `{name: A, purge: {}}`, "name", "not a name"},
+	{"a name that is an address", `{name: test, purge: {}}`, "name", "address"},
+	{"a secret for a host", `{name: a, http: {url: "https://a.example/", headers: {Host: "{env:HOME}"}}}`, "http.headers.Host", "no secret"},
 	{"nothing to send", `{name: a}`, "", "says not what to send"},
 	{"two things to send", `{name: a, purge: {}, http: {url: "https://a.example"}}`, "purge", "http is there already"},
 	{"cases and something to send", `{name: a, purge: {}, cases: [{purge: {}}]}`, "cases", "already"},

@@ -54,6 +54,7 @@ type Sink struct {
 	retryOn, ignore         statuses
 	allow                   []netip.Prefix
 	threshold               uint64 // resources whose sum is above it are left out
+	readsBuckets            bool   // a request is made or judged by all buckets at once
 	byBucket                bool   // the group waits by bucket, so that each request is about one
 	filter                  subscriptions.Filter
 }
@@ -125,6 +126,9 @@ func (s *Sink) compile(schemes []string) error {
 	if !sinkName.MatchString(s.Name) {
 		return fault("name", "%.80q is not a name: small letters, digits, . _ and -, at most 64", s.Name)
 	}
+	if s.Name == "test" {
+		return fault("name", "test is the address at which sinks are tried out")
+	}
 	var err error
 	if s.match, err = compileMatch(&s.Match, schemes); err != nil {
 		return under("match", err)
@@ -190,6 +194,7 @@ func (s *Sink) compileBranches(schemes []string) error {
 			return under(b.field, err)
 		}
 		s.branches = append(s.branches, b)
+		s.readsBuckets = s.readsBuckets || b.readsBuckets(s)
 		for _, target := range b.action.order {
 			if !slices.Contains(s.targets, target) {
 				s.targets = append(s.targets, target)
@@ -232,6 +237,16 @@ func (b *branch) compile(c *Case, s *Sink, schemes []string) (err error) {
 		}
 	}
 	return nil
+}
+
+// readsBuckets reports whether the request, or whether there is one, depends on more
+// than the bucket that it is about.
+func (b *branch) readsBuckets(s *Sink) bool {
+	if b.action.names["notice"] || b.action.names["buckets"] {
+		return true
+	}
+	conditions := slices.Concat([]*condition{s.match, b.match}, s.not, b.not)
+	return !b.action.perBucket() && slices.ContainsFunc(conditions, func(c *condition) bool { return c.buckets.set() })
 }
 
 // hostsNamed reports whether the operator says on which hosts what matches is.
