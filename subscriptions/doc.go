@@ -24,7 +24,9 @@
 // then has no goroutine. Both drive the same state machine.
 //
 // Who keeps a position elsewhere, such as a subscription that is called, reads the
-// same through a [Feed] in pieces of its own, and is told when there is something.
+// same through a [Feed] in pieces of its own, and is told when there is something. A
+// [Document] is such a piece, merged and made ready to be sent; all who stand at one
+// position share it.
 //
 // Imports graph, and nothing else of ours. Starts goroutines in [Streamer.Run] alone.
 package subscriptions

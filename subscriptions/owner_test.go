@@ -13,7 +13,7 @@ import (
 	"github.com/freshwire/freshwire/graph"
 )
 
-func openChannels(t *testing.T, store channelStore) *Channels {
+func openChannels(t testing.TB, store channelStore) *Channels {
 	t.Helper()
 	channels, err := OpenChannels(store)
 	if err != nil {

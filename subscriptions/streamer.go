@@ -103,16 +103,17 @@ type StreamOptions struct {
 // it becomes so or ceases to be, the streams of those who do not see everything
 // end and are judged anew.
 type Streamer struct {
-	journal  journal
-	o        StreamOptions
-	pump     *pump
-	portable *portable
-	sockets  *sockets // nil where there are none
-	watchers *watchers
-	frames   frameRing
-	bundles  *lru.Cache[bundleKey, *bundle]
-	born     time.Time
-	closing  atomic.Bool
+	journal   journal
+	o         StreamOptions
+	pump      *pump
+	portable  *portable
+	sockets   *sockets // nil where there are none
+	watchers  *watchers
+	documents *documents
+	frames    frameRing
+	bundles   *lru.Cache[bundleKey, *bundle]
+	born      time.Time
+	closing   atomic.Bool
 
 	mu      sync.Mutex
 	open    map[account]int // streams
@@ -151,6 +152,7 @@ func NewStreamer(log journal, o StreamOptions) *Streamer {
 	s := &Streamer{journal: log, o: o, pump: newPump(log), born: time.Now(),
 		open: make(map[account]int), drained: make(chan struct{})}
 	s.bundles, _ = lru.New[bundleKey, *bundle](sharedBundles)
+	s.documents = newDocuments()
 	s.portable = newPortable(s)
 	s.watchers = &watchers{members: map[*class]map[*watcher]struct{}{}}
 	s.pump.owners = []owner{s.portable, s.watchers}
