@@ -132,7 +132,9 @@ type sent struct {
 	outlet  string
 	piece   Piece
 	attempt int
-	at      time.Time
+	at      time.Time // it began
+	ended   time.Time // it was answered …
+	status  int       // … with
 }
 
 // A target is an outlet of the tests, and who it calls.
@@ -164,7 +166,7 @@ func (o *target) Cut(_ context.Context, lane graph.Lane, after uint64, room int)
 type pieceKey struct{}
 
 func (o *target) Request(ctx context.Context, p *Piece, attempt int) (*http.Request, error) {
-	ctx = context.WithValue(ctx, pieceKey{}, sent{o.name, *p, attempt, time.Now()})
+	ctx = context.WithValue(ctx, pieceKey{}, sent{outlet: o.name, piece: *p, attempt: attempt, at: time.Now()})
 	r, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://user:hush@example.org/hook", strings.NewReader(p.URI))
 	if err == nil {
 		r.Header.Set("Authorization", "Bearer hush")
@@ -208,6 +210,7 @@ func (o *target) Do(r *http.Request) (*http.Response, error) {
 	if o.answer != nil {
 		status, header = o.answer(s)
 	}
+	s.status, s.ended = status, time.Now()
 	o.mu.Lock()
 	o.got = append(o.got, s)
 	o.mu.Unlock()

@@ -36,8 +36,8 @@ type outlet struct {
 	host     *host
 
 	lanes   [2]lane
-	turn    int              // calls since the bulk lane was first
-	keys    map[string]*item // those that are not settled, by key
+	turn    int               // calls since the bulk lane was first
+	keys    map[subject]*item // those that are not settled
 	open    map[string]map[*item]struct{}
 	dead    map[string]map[string]letter // dead letters that others wait for, by bucket and id
 	held    map[string][]*item           // by bucket
@@ -80,6 +80,15 @@ func (l *lane) giveUp() {
 
 // waits reports whether there is something to call, unless it has to wait for others.
 func (l *lane) waits() bool { return !l.stalled && l.waiting.len() > 0 }
+
+// A subject is what pieces of one lane are about. Lanes are told apart, for what is old
+// in one of them may come after what is new in the other.
+type subject struct {
+	lane graph.Lane
+	key  string
+}
+
+func (p *Piece) subject() subject { return subject{p.Lane, p.Key} }
 
 // A batch is one cut that is not settled.
 type batch struct {
@@ -251,9 +260,9 @@ func (out *outlet) remember(it *item) {
 	p := &it.piece
 	if p.Key != "" {
 		if out.keys == nil {
-			out.keys = map[string]*item{}
+			out.keys = map[subject]*item{}
 		}
-		out.keys[p.Key] = it
+		out.keys[p.subject()] = it
 	}
 	out.rememberBucket(it)
 }
@@ -273,8 +282,8 @@ func (out *outlet) rememberBucket(it *item) {
 // forget undoes remember.
 func (out *outlet) forget(it *item) {
 	p := &it.piece
-	if out.keys[p.Key] == it {
-		delete(out.keys, p.Key)
+	if out.keys[p.subject()] == it {
+		delete(out.keys, p.subject())
 	}
 	if m := out.open[p.Bucket]; m != nil {
 		delete(m, it)

@@ -47,7 +47,7 @@ func (out *outlet) owes(bucket string, at uint64) bool {
 		}
 	}
 	for _, letter := range out.dead[bucket] {
-		if letter.at <= at {
+		if letter.after < at {
 			return true
 		}
 	}
@@ -103,7 +103,7 @@ func (e *Engine) acknowledged(out *outlet, it *item) {
 		return
 	}
 	for id, letter := range out.dead[bucket] {
-		if letter.key == it.piece.Key && letter.at <= it.piece.Until {
+		if letter.key == it.piece.Key && letter.until <= it.piece.Until {
 			e.rows[keyMadeGood+out.name+separator+id] = []byte("{}")
 			out.unbury(bucket, id)
 		}

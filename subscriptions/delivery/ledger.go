@@ -110,7 +110,7 @@ func (e *Engine) load(only string) error {
 			}
 			r.letters++
 			if b := l.Piece.Bucket; b != "" && !good[name+separator+id] {
-				r.dead = addLetter(r.dead, b, id, letter{l.Piece.Until, l.Piece.Key})
+				r.dead = addLetter(r.dead, b, id, letter{l.Piece.After, l.Piece.Until, l.Piece.Key})
 			}
 			return nil
 		})

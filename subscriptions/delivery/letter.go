@@ -42,8 +42,8 @@ type Letter struct {
 
 // A letter is what others wait for.
 type letter struct {
-	at  uint64
-	key string
+	after, until uint64
+	key          string
 }
 
 func addLetter(m map[string]map[string]letter, bucket, id string, l letter) map[string]map[string]letter {
@@ -83,7 +83,7 @@ func (e *Engine) bury(out *outlet, it *item, a *Answer, r *http.Request, now tim
 	out.settled(it)
 	e.dropRow(out, it)
 	if b := it.piece.Bucket; b != "" {
-		out.dead = addLetter(out.dead, b, id, letter{it.piece.Until, it.piece.Key})
+		out.dead = addLetter(out.dead, b, id, letter{it.piece.After, it.piece.Until, it.piece.Key})
 	}
 	e.log.Warn("dead letter", "outlet", out.name, "status", a.Status, "attempts", it.attempt)
 }
@@ -204,12 +204,24 @@ func (e *Engine) DeadLetter(ctx context.Context, text string) (l Letter, err err
 	return readLetter(key, value)
 }
 
+// about is the same for letters of one outlet that say the same.
+func (l *Letter) about() string {
+	return fmt.Sprint(l.Outlet, separator, l.Piece.Lane, separator, l.Piece.Key)
+}
+
 // Replay has dead letters called again, with all attempts before them, at most rate a
-// second (0 means at once). It returns how many; those that are not there any more, or
-// whose outlet is not attached or has no room for them, stay what they are. It is
-// durable when Replay returns.
+// second (0 means at once); of those with one key the newest alone, or what is on its
+// way and newer. It returns how many letters that made good; those that are not there
+// any more stay away, and those whose outlet is not attached, has no room for them or is
+// about to say something older of the same key stay what they are. It is durable when
+// Replay returns.
 func (e *Engine) Replay(ctx context.Context, letters []Letter, rate float64) (n int, err error) {
 	due := e.o.Clock()
+	newest := map[string]uint64{} // of those that say the same
+	for i := range letters {
+		what := letters[i].about()
+		newest[what] = max(newest[what], letters[i].Piece.Until)
+	}
 	for i := range letters {
 		l := &letters[i]
 		out, id, err := e.dig(l)
@@ -219,16 +231,18 @@ func (e *Engine) Replay(ctx context.Context, letters []Letter, rate float64) (n 
 		if err != nil {
 			return n, err
 		}
-		if out.rows >= maxRetries {
+		old := out.keys[l.Piece.subject()]
+		said := l.Piece.Key != "" && (newest[l.about()] > l.Piece.Until || old != nil && old.piece.Until >= l.Piece.Until)
+		if !said && (out.rows >= maxRetries || l.Piece.Key != "" && old != nil) {
 			e.mu.Unlock()
 			continue
 		}
-		it := &item{piece: l.Piece, due: due, first: l.First}
 		e.lift(out, l, id)
-		if old := out.keys[l.Piece.Key]; l.Piece.Key == "" || old == nil {
+		if !said {
+			it := &item{piece: l.Piece, due: due, first: l.First}
 			out.addRetry(it)
 			e.writeRow(out, it, false)
-		} // else the one that is on its way says the same and more
+		}
 		e.want(out)
 		e.freed(out, l.Piece.Bucket)
 		e.advance()

@@ -90,12 +90,10 @@ func (e *Engine) add(out *outlet, l *lane, c *Cut, now time.Time) {
 	out.seen.Merged += uint64(c.Merged)
 	out.seen.Skipped += uint64(c.Skipped)
 	l.read = max(l.read, c.Until)
-	b := &batch{until: l.read}
+	b := &batch{until: l.read, left: len(c.Pieces)}
 	l.batches.push(b)
 	for i := range c.Pieces {
-		p := c.Pieces[i]
-		b.left++
-		e.addPiece(out, &item{piece: p, first: now, batches: []*batch{b}})
+		e.addPiece(out, &item{piece: c.Pieces[i], first: now, batches: []*batch{b}})
 	}
 	if l.pass(); b.left == 0 && l.cursor == b.until {
 		return // nothing that is worth a row; idle cursors are written by passIdle
@@ -105,7 +103,7 @@ func (e *Engine) add(out *outlet, l *lane, c *Cut, now time.Time) {
 
 // addPiece has it wait, unless one of its key does already: then one call is for both.
 func (e *Engine) addPiece(out *outlet, it *item) {
-	old := out.keys[it.piece.Key]
+	old := out.keys[it.piece.subject()]
 	if it.piece.Key == "" || old == nil {
 		out.remember(it)
 		out.lanes[it.piece.Lane].waiting.push(it)
@@ -113,7 +111,7 @@ func (e *Engine) addPiece(out *outlet, it *item) {
 	}
 	if old.calling {
 		if old.next != nil {
-			out.absorb(it, old.next)
+			e.absorb(out, it, old.next)
 		}
 		old.next = it
 		out.rememberBucket(it) // its key is still that of the one that is called
@@ -122,31 +120,35 @@ func (e *Engine) addPiece(out *outlet, it *item) {
 	e.stats.Merged++
 	out.seen.Merged++
 	wasHeld := out.dropHeld(old)
-	if out.dropRetry(old) || wasHeld || it.piece.Lane == graph.Prompt && old.piece.Lane == graph.Bulk {
-		out.absorb(it, old)
-		e.dropRow(out, old)
+	if out.dropRetry(old) || wasHeld {
+		e.absorb(out, it, old)
 		out.remember(it)
 		out.lanes[it.piece.Lane].waiting.push(it)
 		return
 	}
 	// It keeps its place, with what is newest to say.
 	out.forget(old)
-	lane, after := old.piece.Lane, old.piece.After
-	old.piece, old.batches = it.piece, append(old.batches, it.batches...)
-	old.piece.Lane, old.piece.After = lane, min(after, it.piece.After)
-	if old.row != "" { // a retry that waits for its call: its row is not right any more
-		e.dropRow(out, old)
-		old.attempt = 0
-	}
+	after, had := min(old.piece.After, it.piece.After), old.row != ""
+	e.dropRow(out, old)
+	old.piece, old.batches, old.attempt = it.piece, append(old.batches, it.batches...), 0
+	old.piece.After = after
 	out.remember(old)
+	if had {
+		e.writeRow(out, old, true)
+	}
 }
 
-// absorb has it stand for old as well.
-func (out *outlet) absorb(it, old *item) {
+// absorb has it stand for old as well, from where that began: who is behind the outlet
+// waits for both. If that had a row it has one.
+func (e *Engine) absorb(out *outlet, it, old *item) {
 	out.forget(old)
 	it.batches = append(it.batches, old.batches...)
 	it.piece.After = min(it.piece.After, old.piece.After)
 	old.batches, old.dropped = nil, true
+	if old.row != "" {
+		e.dropRow(out, old)
+		e.writeRow(out, it, true)
+	}
 }
 
 // next takes the item to be called next, and leaves those aside that have to wait for
@@ -304,8 +306,7 @@ func (e *Engine) failed(out *outlet, it *item, a *Answer, r *http.Request, now t
 	}
 	switch {
 	case it.next != nil: // which says the same and more
-		out.settled(it)
-		e.dropRow(out, it)
+		e.absorb(out, it.next, it)
 	case it.attempt < schedule.attempts():
 		out.seen.Retried++
 		e.stats.Retried++
