@@ -14,7 +14,6 @@ import (
 
 	"github.com/freshwire/freshwire/graph"
 	"github.com/go-chi/chi/v5"
-	"github.com/go-chi/chi/v5/middleware"
 )
 
 //go:embed openapi.json
@@ -25,7 +24,7 @@ func init() { chi.RegisterMethod("QUERY") }
 // routes is the API. openapi.json describes it, and a test holds both together.
 func (h *Hub) routes() http.Handler {
 	r := chi.NewRouter()
-	r.Use(middleware.GetHead)
+	r.Use(headAsGet)
 	paced := r.With(h.paced)
 	for _, route := range []struct {
 		method, path string
@@ -53,14 +52,16 @@ func (h *Hub) routes() http.Handler {
 		{"GET", "/v1/channels/{name}/uris", forAll, h.getChannelURIs},
 		{"GET", "/v1/backups", forAdmins, h.getBackups},
 		{"POST", "/v1/backups", forAdmins, h.postBackup},
+		{"GET", topicPath + "resource", forHolders, h.getResourceTopic},
+		{"GET", topicPath + "{name}", forAll, h.getChannelTopic},
 		{"GET", "/healthz", forAll, h.getHealth},
 		{"GET", "/livez", forAll, h.getLife},
 	} {
-		v1 := chi.Router(r)
-		if strings.HasPrefix(route.path, "/v1/") {
-			v1 = paced
+		on := chi.Router(r)
+		if strings.HasPrefix(route.path, "/v1/") || strings.HasPrefix(route.path, topicPath) {
+			on = paced
 		}
-		v1.Method(route.method, route.path, route.needs.guard(h.answered(route.handle)))
+		on.Method(route.method, route.path, route.needs.guard(h.answered(route.handle)))
 	}
 	for _, method := range []string{http.MethodGet, http.MethodPost, "QUERY"} {
 		paced.Method(method, "/v1/stream", h.streams) // which asks who its viewer is
@@ -72,6 +73,17 @@ func (h *Hub) routes() http.Handler {
 	})
 	h.strays(r)
 	return r
+}
+
+// headAsGet routes HEAD as GET, of whose answer net/http then sends the header alone.
+// The router's own middleware for that wants a context that the router made itself.
+func headAsGet(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodHead {
+			chi.RouteContext(r.Context()).RouteMethod = http.MethodGet
+		}
+		next.ServeHTTP(w, r)
+	})
 }
 
 // adminRoutes is for the operator alone: profiles cost time and show memory.

@@ -16,6 +16,7 @@ import (
 	"testing"
 
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/subscriptions"
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
@@ -167,6 +168,7 @@ func init() {
 	}
 	openapi3filter.RegisterBodyDecoder(typeNDJSON, text)
 	openapi3filter.RegisterBodyDecoder("text/event-stream", text)
+	openapi3filter.RegisterBodyDecoder(subscriptions.DocumentAtom, text)
 }
 
 // put applies updates and fails the test if they are refused.

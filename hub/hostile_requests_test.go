@@ -184,6 +184,44 @@ func hostileStreams() []hostile {
 	}
 }
 
+// hostileTopics is what is wrong with what a document is asked for by.
+func hostileTopics() []hostile {
+	const all, one = "/topics/all", "/topics/resource"
+	return []hostile{
+		{"a topic upwards", bare("GET", "/topics/..%2f..%2fetc%2fpasswd"), "404 unknown-channel"},
+		{"a topic of folders", bare("GET", "/topics/../../etc/passwd"), "404 not-found"},
+		{"a topic with a NUL", bare("GET", "/topics/a%00"), "404 unknown-channel"},
+		{"a topic with a line end", bare("GET", "/topics/a%0d%0aLink:x"), "404 unknown-channel"},
+		{"a topic of 10 kB", bare("GET", "/topics/"+times(10_000, "a")), "404 unknown-channel"},
+		{"a topic of no name", bare("GET", "/topics/"), "404 not-found"},
+		{"a topic of a host of 10 kB", bare("GET", "/topics/host:"+times(10_000, "a")), "400 bad-filter"},
+		{"a topic of a type that is no UTF-8", bare("GET", "/topics/type:%ff%fe"), "400 bad-filter"},
+		{"a topic of a host that ends a link", bare("GET", "/topics/host:%3e%3b%20rel=%22hub%22,%20%3chttp:evil%3e"), "200"},
+		{"a topic by POST", sending("POST", all, "hub.mode=publish"), "405 method-not-allowed"},
+		{"a topic by DELETE", bare("DELETE", all), "405 method-not-allowed"},
+		{"a document after nothing", bare("GET", all+"?after="), "400 bad-query"},
+		{"a document after less than nothing", bare("GET", all+"?after=-1"), "400 bad-query"},
+		{"a document after an exponent", bare("GET", all+"?after=1e3"), "400 bad-query"},
+		{"a document after all numbers", bare("GET", all+"?after=18446744073709551616"), "400 bad-query"},
+		{"a document after the last number", bare("GET", all+"?after=18446744073709551615"), "200"},
+		{"a document after another journal", bare("GET", all+"?after=00000000.7"), "200"},
+		{"a document after 10 kB", bare("GET", all+"?after="+times(10_000, "1")), "400 bad-query"},
+		{"a document after two positions", bare("GET", all+"?after=1&after=2"), "400 bad-query"},
+		{"a document of all lanes", bare("GET", all+"?lane=*"), "400 bad-query"},
+		{"a document as a script", bare("GET", all+"?format=javascript"), "400 bad-query"},
+		{"a document with a callback", bare("GET", all+"?callback=alert"), "400 bad-query"},
+		{"a document that is no type's", bare("GET", all, "Accept: "+times(3000, "a/b;q=9,")), "200"},
+		{"a document by weights that are none", bare("GET", all, "Accept: application/atom+xml;q=NaN, */*;q=-1e999, ;;;"), "200"},
+		{"tags without end", bare("GET", all, "If-None-Match: "+times(3000, `"a", `)), "200"},
+		{"a document of no resource", bare("GET", one), "400 bad-query"},
+		{"a document of two resources", bare("GET", one+k+"&uri=urn:a:b"), "400 bad-query"},
+		{"a document of a resource that turns around", bare("GET", one+k+"%E2%80%AE"), "400 bad-uri"},
+		{"a document of a resource with a line end", bare("GET", one+k+"%0d%0aLink:x"), "400 bad-uri"},
+		{"a document of a resource of 2 kB and one byte", bare("GET", one+"?uri="+longURI), "400 bad-uri"},
+		{"a channel called resource", sending("PUT", chans+"resource", "{}"), "400 bad-value"},
+	}
+}
+
 // hostileBodies is what is wrong with how a body is sent.
 func hostileBodies() []hostile {
 	return []hostile{

@@ -203,6 +203,7 @@ func problemOf(err error) Problem {
 		long    *http.MaxBytesError
 		quota   *graph.QuotaError
 		soon    *paceError
+		barred  *subscriptions.Refusal
 	)
 	switch {
 	case errors.As(err, &no):
@@ -237,6 +238,8 @@ func problemOf(err error) Problem {
 		p := overQuota.problem(quota.Error())
 		p.Limit = quota.Limit
 		return p
+	case errors.As(err, &barred):
+		return barredProblem(barred)
 	case errors.Is(err, graph.ErrUnknown):
 		return unknownResource.problem("")
 	case errors.Is(err, graph.ErrClosed):
@@ -281,6 +284,11 @@ func streamProblem(w http.ResponseWriter, _ *http.Request, err error) {
 		writeProblem(w, problemOf(err))
 		return
 	}
+	writeProblem(w, barredProblem(no))
+}
+
+// barredProblem is what a refusal of the subscriptions amounts to.
+func barredProblem(no *subscriptions.Refusal) Problem {
 	p := Problem{Type: problemBase + no.Slug, Title: http.StatusText(no.Status), Status: no.Status, Detail: no.Detail,
 		Field: no.Field, Limit: no.Limit}
 	for _, k := range problemKinds {
@@ -288,5 +296,5 @@ func streamProblem(w http.ResponseWriter, _ *http.Request, err error) {
 			p.Title, p.Help = k.title, k.help
 		}
 	}
-	writeProblem(w, p)
+	return p
 }

@@ -66,13 +66,16 @@ type LimitError struct {
 func (e *LimitError) Error() string { return fmt.Sprintf(e.text, e.Limit) }
 
 // ChannelName checks the name of a channel that somebody makes: 1 to 64 of a-z,
-// 0-9, dot, dash and underscore, the first a letter or digit.
+// 0-9, dot, dash and underscore, the first a letter or digit. There is one it cannot
+// have: resource.
 func ChannelName(name string) error {
 	const first = "abcdefghijklmnopqrstuvwxyz0123456789"
 	if _, ok := builtIn(name); ok {
 		return ErrBuiltIn
 	}
 	switch {
+	case name == reservedName:
+		return fmt.Errorf("%s is where topics of resources are", reservedName)
 	case name == "" || len(name) > maxChannelName:
 		return fmt.Errorf("a name has 1 to %d characters", maxChannelName)
 	case strings.Trim(name, first+".-_") != "", !strings.ContainsRune(first, rune(name[0])):
@@ -80,6 +83,9 @@ func ChannelName(name string) error {
 	}
 	return nil
 }
+
+// reservedName would be taken for the topic of one resource.
+const reservedName = "resource"
 
 // The channels that every hub has. None of their names but the first is one that
 // a channel can be given.
