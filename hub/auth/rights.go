@@ -26,6 +26,7 @@ type Rights struct {
 	Publish   Prefixes  // where it may change what the hub knows
 	Subscribe Prefixes  // what it may be shown
 	Expires   time.Time // zero means never
+	Issued    time.Time // when its token was made; zero without one
 }
 
 // Administrator returns the rights of who reaches a hub that has no keys.

@@ -290,6 +290,7 @@ func (v *Verifier) rights(claims map[string]any, now time.Time) (r Rights, notTi
 		notTill = notTill.Add(-leeway)
 	}
 	r.Expires = exp.Add(leeway)
+	r.Issued, _ = date(claims, "iat")
 	if r.Subject, err = text(claims, "sub"); err == nil {
 		err = checkSubject(r.Subject)
 	}

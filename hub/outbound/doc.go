@@ -6,9 +6,10 @@
 // right before the kernel connects: what a URL says, how it spells an address and
 // what a name resolved to a moment ago do not matter. Only public addresses on the
 // ports 80 and 443 are dialled, the ports and networks that the operator lists
-// apart; a policy may bound how often an address is. Each Client has its own connections, so one that is used again was dialled under the
-// same rule. No redirect is followed, no proxy of the environment used, no cookie
-// kept, and no answer inflated; time and bytes are bounded.
+// apart; a policy may bound how often an address is. Each Client has its own
+// connections, so one that is used again was dialled under the same rule. No redirect
+// is followed, no proxy of the environment used, no cookie kept, and no answer
+// inflated; time and bytes are bounded.
 //
 // URLs of callbacks are secrets. The errors of [Client.Do] name neither URL nor
 // host, only an address that was refused.
