@@ -13,7 +13,8 @@ import (
 // tests of a room are held to the same, but for what only tests use.
 var may = map[string][]string{
 	"cmd/freshwire": {"hub", "hub/auth", "hub/bench", "hub/client", "hub/mediawiki"},
-	"hub": {"federation", "subscriptions", "subscriptions/claim", "subscriptions/sink", "digest", "graph", "graph/backup", "graph/bulk",
+	"hub": {"federation", "subscriptions", "subscriptions/claim", "subscriptions/delivery", "subscriptions/sink", "subscriptions/websub",
+		"digest", "graph", "graph/backup", "graph/bulk",
 		"hub/auth", "hub/client", "hub/mediawiki", "hub/outbound"},
 	"hub/auth":               {"graph"},
 	"hub/client":             {"federation/follow"},
@@ -29,8 +30,9 @@ var may = map[string][]string{
 	"graph/backup":           {"graph"},
 	"graph/bulk":             {},
 
-	"subscriptions/claim": {"graph", "subscriptions"},
-	"subscriptions/sink":  {"graph", "subscriptions", "subscriptions/delivery"},
+	"subscriptions/claim":  {"graph", "subscriptions"},
+	"subscriptions/sink":   {"graph", "subscriptions", "subscriptions/delivery"},
+	"subscriptions/websub": {"graph", "subscriptions", "subscriptions/delivery"},
 
 	"internal/bubble":        {},
 	"internal/house":         {},
