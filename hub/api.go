@@ -54,6 +54,10 @@ func (h *Hub) routes() http.Handler {
 		{"POST", "/v1/backups", forAdmins, h.postBackup},
 		{"GET", topicPath + "resource", forHolders, h.getResourceTopic},
 		{"GET", topicPath + "{name}", forAll, h.getChannelTopic},
+		{"GET", "/v1/subscriptions", forHolders, h.getSubscriptions},
+		{"GET", "/v1/subscriptions/{id}", forHolders, h.getSubscription},
+		{"POST", "/v1/subscriptions/{id}", forHolders, h.postSubscription},
+		{"DELETE", "/v1/subscriptions/{id}", forHolders, h.deleteSubscription},
 		{"GET", "/healthz", forAll, h.getHealth},
 		{"GET", "/livez", forAll, h.getLife},
 	} {
@@ -66,6 +70,7 @@ func (h *Hub) routes() http.Handler {
 	for _, method := range []string{http.MethodGet, http.MethodPost, "QUERY"} {
 		paced.Method(method, "/v1/stream", h.streams) // which asks who its viewer is
 	}
+	r.Method(http.MethodPost, "/websub", inWords(h.paced(h.answered(h.postWebSub)))) // topics say who may follow them
 	r.Method(http.MethodGet, "/metrics", forAdmins.guard(h.metrics.handler()))
 	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", typeJSON)

@@ -111,6 +111,8 @@ type Config struct {
 
 	// Sinks are the calls that notices become. They stand in the file alone.
 	Sinks []sink.Definition `yaml:"sinks"`
+
+	WebSub WebSubConfig `yaml:"websub"`
 }
 
 // DefaultConfig returns the settings of a hub that nobody configured.
@@ -125,6 +127,7 @@ func DefaultConfig() Config {
 		ClockRate: 1,
 
 		StreamsPerAddress: 256, ConnectionsPerAddress: 256,
+		WebSub: defaultWebSub,
 	}
 }
 
@@ -199,6 +202,20 @@ var settings = []Setting{
 	{"publisher-edges", "dependencies that the resources of one publisher may have; 0 means no bound", func(c *Config) any { return &c.PublisherEdges }},
 	{"clock-start", "time at which an accelerated clock starts; loopback only", func(c *Config) any { return &c.ClockStart }},
 	{"clock-rate", "seconds that an accelerated clock goes in a second", func(c *Config) any { return &c.ClockRate }},
+	{"lease-min", "least lease of a WebSub subscription (websub.lease_min)", func(c *Config) any { return &c.WebSub.LeaseMin }},
+	{"lease-default", "lease of who asks for none (websub.lease_default)", func(c *Config) any { return &c.WebSub.LeaseDefault }},
+	{"lease-max", "greatest lease (websub.lease_max)", func(c *Config) any { return &c.WebSub.LeaseMax }},
+	{"delivery-timeout", "time for one call of a callback (websub.delivery_timeout)", func(c *Config) any { return &c.WebSub.DeliveryTimeout }},
+	{"retry-first", "wait before a call that failed is made again, the first of many that grow (websub.retry_first)", func(c *Config) any { return &c.WebSub.RetryFirst }},
+	{"retry-schedule", "all waits, such as 5s,1m,1h, instead of those that grow from retry-first (websub.retry_schedule)", func(c *Config) any { return &c.WebSub.RetrySchedule }},
+	{"callback-allow", "networks in which callbacks may lie, beside public ones, on any port (websub.callback_allow)", func(c *Config) any { return &c.WebSub.CallbackAllow }},
+	{"callback-ports", "ports of public callbacks beside 80 and 443 (websub.callback_ports)", func(c *Config) any { return &c.WebSub.CallbackPorts }},
+	{"deny-topics", "topics that nobody subscribes to, as URLs or paths (websub.deny_topics)", func(c *Config) any { return &c.WebSub.DenyTopics }},
+	{"websub-require-token", "true: to subscribe to public topics needs a token too (websub.require_token)", func(c *Config) any { return &c.WebSub.RequireToken }},
+	{"websub-signature", "sha1, sha256, sha384 or sha512: method of X-Hub-Signature (websub.signature)", func(c *Config) any { return &c.WebSub.Signature }},
+	{"websub-verify-rate", "verifications in a minute that ask one host, or one address (websub.verify_rate)", func(c *Config) any { return &c.WebSub.VerifyRate }},
+	{"websub-per-owner", "subscriptions of one owner; of an address without a token a tenth of it (websub.per_owner)", func(c *Config) any { return &c.WebSub.PerOwner }},
+	{"websub-moved-to", "URL of the hub that takes subscriptions instead of this one (websub.moved_to)", func(c *Config) any { return &c.WebSub.MovedTo }},
 }
 
 const (
@@ -363,8 +380,12 @@ func (c *Config) set(name, value string) error {
 		*p = Mode(value)
 	case *Size:
 		err = p.UnmarshalText([]byte(value))
+	case *bool:
+		*p, err = strconv.ParseBool(value)
 	case *int:
 		*p, err = strconv.Atoi(value)
+	case *[]int:
+		*p, err = eachOf(value, strconv.Atoi)
 	case *float64:
 		*p, err = strconv.ParseFloat(value, 64)
 	case *time.Duration:
@@ -373,14 +394,21 @@ func (c *Config) set(name, value string) error {
 		*p, err = time.Parse(time.RFC3339, value)
 	case *[]string:
 		*p = splitList(value)
+	case *[]time.Duration:
+		*p, err = eachOf(value, time.ParseDuration)
 	case *[]netip.Prefix:
-		*p = nil
-		for _, s := range splitList(value) {
-			prefix, parseErr := netip.ParsePrefix(s)
-			*p, err = append(*p, prefix), errors.Join(err, parseErr)
-		}
+		*p, err = eachOf(value, netip.ParsePrefix)
 	}
 	return err
+}
+
+// eachOf parses each part of a list.
+func eachOf[T any](list string, parse func(string) (T, error)) (values []T, err error) {
+	for _, s := range splitList(list) {
+		v, parseErr := parse(s)
+		values, err = append(values, v), errors.Join(err, parseErr)
+	}
+	return values, err
 }
 
 func splitList(s string) (list []string) {
@@ -434,6 +462,9 @@ func (c *Config) Check() error {
 		return errors.New("clock-start: before 1970")
 	}
 	if err := c.checkPublicURL(); err != nil {
+		return err
+	}
+	if err := c.WebSub.check(); err != nil {
 		return err
 	}
 	if err := c.checkNames(); err != nil {

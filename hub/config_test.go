@@ -48,10 +48,19 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 	values := map[string]string{"mode": "observe", "keep-age": "1h", "keep-bytes": "1MiB", "min-free": "1MiB", "backup-dir": "b", "cache": "9MiB", "clock-start": "2030-01-01T00:00:00Z",
 		"clock-rate": "2", "streams-per-address": "9", "connections-per-address": "9", "publisher-requests": "9", "publisher-bytes": "9MiB",
 		"publisher-resources": "9", "publisher-edges": "9", "trusted-proxy": "10.0.0.0/8", "jwks-allow": "10.0.0.0/8", "listen": "[::1]:1", "admin": "localhost:1", "public-url": "https://hub.example", "work": "a"}
-	if n := leaves(reflect.TypeFor[Config]()); len(settings) != n {
-		t.Errorf("%d settings for %d fields", len(settings), n)
+	onlyInFile := 1 // sinks
+	if n := leaves(reflect.TypeFor[Config]()); len(settings) != n-onlyInFile {
+		t.Errorf("%d settings for %d fields, of which %d are no settings", len(settings), n, onlyInFile)
 	}
 	inSection := map[string]string{"jwks": "auth", "jwks-allow": "auth", "issuer": "auth", "audience": "auth"}
+	inWebSub := map[string]string{} // names in the section, by setting
+	for name, s := range map[string][2]string{"lease_min": {"lease-min", "9s"}, "lease_default": {"lease-default", "9s"}, "lease_max": {"lease-max", "9s"},
+		"delivery_timeout": {"delivery-timeout", "9s"}, "retry_first": {"retry-first", "9s"}, "retry_schedule": {"retry-schedule", "9s, 1h"},
+		"callback_allow": {"callback-allow", "10.0.0.0/8"}, "callback_ports": {"callback-ports", "81, 82"}, "deny_topics": {"deny-topics", "/topics/all"},
+		"require_token": {"websub-require-token", "true"}, "signature": {"websub-signature", "sha1"}, "verify_rate": {"websub-verify-rate", "9"},
+		"per_owner": {"websub-per-owner", "9"}, "moved_to": {"websub-moved-to", "https://hub.example/websub"}} {
+		inWebSub[s[0]], values[s[0]] = name, s[1]
+	}
 	for _, s := range settings {
 		value := values[s.Name]
 		if value == "" {
@@ -71,14 +80,18 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 			t.Errorf("%s=%s: %v", envName(s.Name), value, err)
 		}
 		name := filepath.Join(t.TempDir(), "c.yaml")
-		yaml := s.Name + ": \"" + value + "\"\n"
+		key, section := s.Name, inSection[s.Name]
+		if inWebSub[s.Name] != "" {
+			key, section = inWebSub[s.Name], "websub"
+		}
+		yaml := key + ": \"" + value + "\"\n"
 		switch reflect.TypeOf(s.field(&file)).Elem().Kind() {
 		case reflect.Slice:
-			yaml = s.Name + ": [" + value + "]\n"
-		case reflect.Float64, reflect.Int:
-			yaml = s.Name + ": " + value + "\n"
+			yaml = key + ": [" + value + "]\n"
+		case reflect.Float64, reflect.Int, reflect.Bool:
+			yaml = key + ": " + value + "\n"
 		}
-		if section := inSection[s.Name]; section != "" {
+		if section != "" {
 			yaml = section + ":\n  " + yaml
 		}
 		if err := os.WriteFile(name, []byte(yaml), 0o600); err != nil {
@@ -118,6 +131,17 @@ func TestConfigurationsThatCannotBeMeantAreRefused(t *testing.T) {
 		{"two documents", "data: a\n---\ndata: b\n", nil, nil, "more than one"},
 		{"a number for a duration", "keep-age: soon\n", nil, nil, `"soon"`},
 		{"a size in words", "cache: much\n", nil, nil, "not a size"},
+		{"an unknown key of a section", "websub:\n  lease-min: 1h\n", nil, nil, "2 |   lease-min"},
+		{"leases out of order", "websub: {lease_min: 1h, lease_default: 1m}\n", nil, nil, "in order"},
+		{"a lease that is too short", "websub: {lease_min: 1ms}\n", nil, nil, "from a second on"},
+		{"a delivery without end", "websub: {delivery_timeout: 1h}\n", nil, nil, "delivery_timeout"},
+		{"a wait below 0", "", nil, map[string]string{"retry-schedule": "5s,-1s"}, "above 0"},
+		{"a network that is none", "websub: {callback_allow: [10.0.0.0]}\n", nil, nil, "10.0.0.0"},
+		{"a port that is none", "websub: {callback_ports: [65536]}\n", nil, nil, "callback_ports"},
+		{"a denied topic that is none", "websub: {deny_topics: [/topics/all, /v1/stream]}\n", nil, nil, "number 2"},
+		{"an unknown signature", "websub: {signature: md5}\n", nil, nil, "md5"},
+		{"no verification at all", "", nil, map[string]string{"websub-verify-rate": "0"}, "below 1"},
+		{"a hub elsewhere that is none", "", nil, map[string]string{"websub-moved-to": "elsewhere"}, "moved_to"},
 		{"an unknown variable", "", []string{"FRESHWIRE_LISTN=a"}, nil, "FRESHWIRE_LISTN: not a setting"},
 		{"a variable in lower case", "", []string{"FRESHWIRE_listen=a"}, nil, "FRESHWIRE_listen: not a setting"},
 		{"a variable without name", "", []string{"FRESHWIRE_=a"}, nil, "not a setting"},

@@ -32,7 +32,10 @@ import (
 
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/auth"
+	"github.com/freshwire/freshwire/hub/outbound"
 	"github.com/freshwire/freshwire/subscriptions"
+	"github.com/freshwire/freshwire/subscriptions/delivery"
+	"github.com/freshwire/freshwire/subscriptions/websub"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -68,6 +71,10 @@ type Hub struct {
 	adminLn  net.Listener
 	ready    atomic.Bool
 	pace     *pace
+
+	delivery  *delivery.Engine
+	websub    *websub.Hub
+	callbacks *outbound.Client // of those who subscribed
 }
 
 // A machine is what a hub runs on. Tests have others: with a disk that loses
@@ -123,6 +130,9 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Portable: m.portable, Channels: h.channels, Schemes: cfg.Schemes,
 		ClientAddr: h.clientAddr, Viewer: viewer, Problem: streamProblem, Log: log.With("component", "streams")})
 	h.metrics = newMetrics(h.store, h.streams)
+	if err := h.openCallbacks(); err != nil {
+		return nil, errors.Join(err, h.store.Close())
+	}
 	if err := h.listen(m); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -232,6 +242,11 @@ func (h *Hub) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.store.Run(storeCtx) })
 	g.Go(func() error { return h.streams.Run(storeCtx) })
+	called := make(chan struct{})
+	g.Go(func() error {
+		defer close(called)
+		return h.callOut(ctx)
+	})
 	if h.keys != nil {
 		g.Go(func() error { return h.keys.Run(ctx) })
 	}
@@ -248,6 +263,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		defer stopStore()
 		<-ctx.Done()
 		h.drain()
+		<-called
 		return nil
 	})
 	err := errors.Join(g.Wait(), h.store.Close())

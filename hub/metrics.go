@@ -8,6 +8,7 @@ import (
 
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/subscriptions"
+	"github.com/freshwire/freshwire/subscriptions/websub"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -177,5 +178,34 @@ func (c streamCollector) Collect(ch chan<- prometheus.Metric) {
 	}
 	for why, n := range s.Ended {
 		ch <- prometheus.MustNewConstMetric(descEnded, prometheus.CounterValue, float64(n), why)
+	}
+}
+
+// webSubCollector shows the figures of callbacks' subscriptions.
+type webSubCollector struct{ hub *websub.Hub }
+
+var (
+	descSubscriptions = desc("subscriptions", "WebSub subscriptions in force.")
+	descOwed          = desc("websub_pending", "Verifications and denials that are owed to callbacks.")
+	descVerified      = desc("websub_verifications_total", "Verifications and denials, by mode and outcome.", "mode", "outcome")
+	descSubsEnded     = desc("subscriptions_ended_total", "Subscriptions that ended, by reason.", "reason")
+)
+
+func (c webSubCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{descSubscriptions, descOwed, descVerified, descSubsEnded} {
+		ch <- d
+	}
+}
+
+func (c webSubCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.hub.Stats()
+	ch <- prometheus.MustNewConstMetric(descSubscriptions, prometheus.GaugeValue, float64(s.Active))
+	ch <- prometheus.MustNewConstMetric(descOwed, prometheus.GaugeValue, float64(s.Pending))
+	for name, n := range s.Verified {
+		mode, outcome, _ := strings.Cut(name, " ")
+		ch <- prometheus.MustNewConstMetric(descVerified, prometheus.CounterValue, float64(n), mode, outcome)
+	}
+	for why, n := range s.Ended {
+		ch <- prometheus.MustNewConstMetric(descSubsEnded, prometheus.CounterValue, float64(n), why)
 	}
 }

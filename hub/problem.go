@@ -13,11 +13,14 @@ import (
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/auth"
 	"github.com/freshwire/freshwire/subscriptions"
+	"github.com/freshwire/freshwire/subscriptions/websub"
 )
 
 // problemBase and a slug make the type of a problem: an identifier that never
 // changes, not a page that must be there.
 const problemBase = "urn:freshwire:problem:"
+
+const typeProblem = "application/problem+json"
 
 // A problemKind is one type of problem. Clients branch on the slug.
 type problemKind struct {
@@ -87,6 +90,14 @@ var (
 		"wait as long as Retry-After says; fewer and larger batches are fewer requests"}
 	overQuota = &problemKind{"over-quota", http.StatusInsufficientStorage, "The publisher would have more than it may",
 		"delete resources, in a request of their own, or ask the operator for more"}
+	badSubscription = &problemKind{"bad-subscription", http.StatusBadRequest, "The request is not one of WebSub",
+		"section 5.1 of the W3C Recommendation WebSub says what to send; topics are documents of this hub"}
+	unknownSubscription = &problemKind{"unknown-subscription", http.StatusNotFound, "There is no such subscription",
+		"GET /v1/subscriptions lists yours; it is there once its callback has confirmed it, until its lease ends"}
+	tooManySubscriptions = &problemKind{"too-many-subscriptions", http.StatusTooManyRequests, "There is no room for the subscription",
+		"follow many resources by one channel, end what is not needed, or come again later"}
+	observing = &problemKind{"observing", http.StatusServiceUnavailable, "The hub only observes",
+		"ask its operator for mode normal"}
 	internalError = &problemKind{"internal", http.StatusInternalServerError, "The hub failed",
 		"the hub's log tells more under this request's X-Request-Id"}
 	shuttingDown = &problemKind{"shutting-down", http.StatusServiceUnavailable, "The hub is shutting down",
@@ -99,7 +110,7 @@ var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
 	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
-	backupRefused, noSpace, rateLimited, overQuota, internalError, shuttingDown,
+	backupRefused, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
 	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},
@@ -203,6 +214,8 @@ func problemOf(err error) Problem {
 		long    *http.MaxBytesError
 		quota   *graph.QuotaError
 		soon    *paceError
+		form    *websub.RequestError
+		crowd   *websub.LimitError
 		barred  *subscriptions.Refusal
 	)
 	switch {
@@ -238,8 +251,20 @@ func problemOf(err error) Problem {
 		p := overQuota.problem(quota.Error())
 		p.Limit = quota.Limit
 		return p
+	case errors.As(err, &form):
+		p := badSubscription.problem(form.Reason)
+		p.Field = form.Field
+		return p
+	case errors.As(err, &crowd):
+		p := tooManySubscriptions.problem(crowd.Error())
+		p.Limit, p.retry = int64(crowd.Limit), seconds(crowd.Retry)
+		return p
 	case errors.As(err, &barred):
 		return barredProblem(barred)
+	case errors.Is(err, websub.ErrNoSubscription):
+		return unknownSubscription.problem("")
+	case errors.Is(err, websub.ErrObserving):
+		return observing.problem("it calls nobody, and so can verify nothing")
 	case errors.Is(err, graph.ErrUnknown):
 		return unknownResource.problem("")
 	case errors.Is(err, graph.ErrClosed):
@@ -259,7 +284,7 @@ func (k *problemKind) problem(detail string) Problem {
 // writeProblem answers with p.
 func writeProblem(w http.ResponseWriter, p Problem) {
 	h := w.Header()
-	h.Set("Content-Type", "application/problem+json")
+	h.Set("Content-Type", typeProblem)
 	h.Set("Cache-Control", "no-store")
 	if p.retry > 0 {
 		h.Set("Retry-After", strconv.Itoa(p.retry))
