@@ -520,8 +520,11 @@ func (a *action) renderBody(c *Call, s *subject) error {
 	return nil
 }
 
-// request makes what is sent, and reads the secrets for it.
+// request makes what is sent, but for the secrets: a confidant adds those.
 func (c *Call) request(ctx context.Context) (*http.Request, error) {
+	if len(c.secrets) > 0 {
+		ctx = context.WithValue(ctx, secretsKey{}, c.secrets)
+	}
 	r, err := http.NewRequestWithContext(ctx, c.Method, c.URL, strings.NewReader(c.Body))
 	if err != nil {
 		return nil, errors.New("the URL cannot be read")
@@ -533,19 +536,6 @@ func (c *Call) request(ctx context.Context) (*http.Request, error) {
 	r.Header.Set("User-Agent", "freshwire")
 	for _, h := range c.Headers {
 		r.Header.Set(h[0], h[1])
-	}
-	for _, h := range c.secrets {
-		text := ""
-		for _, p := range h.text {
-			part := p.text
-			if p.secret != nil {
-				if part, err = p.secret.read(); err != nil {
-					return nil, fmt.Errorf("header %s: %w", h.name, err)
-				}
-			}
-			text += part
-		}
-		r.Header.Set(h.name, text)
 	}
 	return r, nil
 }

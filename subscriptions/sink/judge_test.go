@@ -241,6 +241,19 @@ func TestTheJournalIsAskedForAllThatMatches(t *testing.T) {
 	}
 }
 
+func TestOfTheJournalIsReadAsLittleAsTheRulesCanSay(t *testing.T) {
+	for rules, want := range map[string]string{
+		`match: {host: [e.example, f.example], uri: '^https://e\.example/wiki/(?P<t>.+)$'}, purge: {}`:               `{"prefix":["https://e.example/wiki/"],"kind":["changed"]}`,
+		`match: {host: [f.example, e.example], type: html, uri: '^https://[^/]+/wiki/'}, http: {url: "{url}"}`:       `{"host":["e.example","f.example"],"type":["html"]}`,
+		`match: {bucket: "^b", lane: bulk}, xkey: {caches: "http://a.example"}`:                                      `{"kind":["changed"],"lane":["bulk"]}`,
+		`match: {bucket: b}, cases: [{match: {type: a}, purge: {}}, {match: {type: b, host: e.example}, purge: {}}]`: `{"type":["a","b"],"bucket":["b"],"kind":["changed"]}`,
+	} {
+		if got := asJSON(t, one(t, "{name: a, "+rules+"}").filter); got != want {
+			t.Errorf("%s: reads %s, want %s", rules, got, want)
+		}
+	}
+}
+
 func BenchmarkMatch(b *testing.B) {
 	n := notice("https://en.example.org/wiki/Berlin#html/canonical", "html", "https://en.example.org/wiki/Berlin")
 	for name, text := range map[string]string{

@@ -3,10 +3,13 @@ package sink
 import (
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/freshwire/freshwire/subscriptions/delivery"
 )
 
 // maxSecret bounds a secret's file in bytes: a header takes no more.
@@ -154,4 +157,35 @@ func (s *Sink) literalSecrets() []string {
 		}
 	}
 	return found
+}
+
+// secretsKey is where the context of a request holds its secret headers.
+type secretsKey struct{}
+
+// A confidant makes calls with their secrets. Who gives it the request, and may keep
+// it with a dead letter, never sees them.
+type confidant struct{ delivery.Caller }
+
+// Do reads the secrets and makes the call.
+func (c confidant) Do(r *http.Request) (*http.Response, error) {
+	secrets, _ := r.Context().Value(secretsKey{}).([]header)
+	if len(secrets) == 0 {
+		return c.Caller.Do(r)
+	}
+	r = r.Clone(r.Context())
+	for _, h := range secrets {
+		text := ""
+		for _, p := range h.text {
+			part := p.text
+			if p.secret != nil {
+				var err error
+				if part, err = p.secret.read(); err != nil {
+					return nil, fmt.Errorf("header %s: %w", h.name, err)
+				}
+			}
+			text += part
+		}
+		r.Header.Set(h.name, text)
+	}
+	return c.Caller.Do(r)
 }

@@ -219,6 +219,7 @@ func TestWhatCannotBeSaidIsNotSent(t *testing.T) {
 		{"a host that is none", `http: {url: "https://{a}/"}`, "https://e.example/x@y", "host"},
 		{"a host with a path", `http: {url: "https://{b}.s.example/"}`, "https://e.example/a/evil.example/", "host"},
 		{"a host with a port before another", `http: {url: "https://{b}:80/"}`, "https://e.example/a/evil.example:90", "host"},
+		{"a port in a part of a host", `http: {url: "https://cdn-{b}/"}`, "https://e.example/a/x:81", "part of a host"},
 		{"an empty host", `http: {url: "https://{b}/"}`, "https://e.example/a", "host"},
 		{"bytes that are no text, in JSON", `http: {url: "https://s.example/", json: "{a}"}`, "https://e.example/%FF", "UTF-8"},
 		{"a resource that is not on the web", `match: {}, purge: {}`, "urn:a:b", "no address"},
@@ -231,6 +232,12 @@ func TestWhatCannotBeSaidIsNotSent(t *testing.T) {
 		got := one(t, rule+tt.request+"}").Try(notice(tt.uri, "html"), noon)
 		if len(got.Sends) != 1 || (got.Sends[0].Fault == "") != (tt.want == "") || !strings.Contains(got.Sends[0].Fault, tt.want) {
 			t.Errorf("%s: %+v, want a fault with %q", tt.name, got, tt.want)
+		}
+	}
+	for bucket, want := range map[string]string{"a b": "space", "a&&b": ""} {
+		got := one(t, `{name: a, ban: {caches: "http://c.example", key: "{+bucket}"}}`).Try(notice("https://e.example/", "html", bucket), noon)
+		if len(got.Sends) != 1 || !strings.Contains(got.Sends[0].Fault, want) || (got.Sends[0].Fault == "") != (want == "") {
+			t.Errorf("a ban of %q: %+v", bucket, got)
 		}
 	}
 	long := one(t, `{name: a, http: {url: "https://s.example/", json: "{buckets}"}}`)
