@@ -58,6 +58,10 @@ func (h *Hub) routes() http.Handler {
 		{"GET", "/v1/subscriptions/{id}", forHolders, h.getSubscription},
 		{"POST", "/v1/subscriptions/{id}", forHolders, h.postSubscription},
 		{"DELETE", "/v1/subscriptions/{id}", forHolders, h.deleteSubscription},
+		{"GET", "/v1/sinks", forAdmins, h.getSinks},
+		{"POST", "/v1/sinks/test", forAdmins, h.postSinkTest},
+		{"GET", "/v1/sinks/{name}", forAdmins, h.getSink},
+		{"POST", "/v1/sinks/{name}", forAdmins, h.postSink},
 		{"GET", "/healthz", forAll, h.getHealth},
 		{"GET", "/livez", forAll, h.getLife},
 	} {

@@ -35,6 +35,7 @@ import (
 	"github.com/freshwire/freshwire/hub/outbound"
 	"github.com/freshwire/freshwire/subscriptions"
 	"github.com/freshwire/freshwire/subscriptions/delivery"
+	"github.com/freshwire/freshwire/subscriptions/sink"
 	"github.com/freshwire/freshwire/subscriptions/websub"
 	"golang.org/x/sync/errgroup"
 )
@@ -73,6 +74,7 @@ type Hub struct {
 	pace     *pace
 
 	delivery  *delivery.Engine
+	sinks     *sink.Sinks
 	websub    *websub.Hub
 	callbacks *outbound.Client // of those who subscribed
 }
@@ -130,7 +132,7 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Portable: m.portable, Channels: h.channels, Schemes: cfg.Schemes,
 		ClientAddr: h.clientAddr, Viewer: viewer, Problem: streamProblem, Log: log.With("component", "streams")})
 	h.metrics = newMetrics(h.store, h.streams)
-	if err := h.openCallbacks(); err != nil {
+	if err := h.openDelivery(); err != nil {
 		return nil, errors.Join(err, h.store.Close())
 	}
 	if err := h.listen(m); err != nil {
@@ -242,11 +244,12 @@ func (h *Hub) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.store.Run(storeCtx) })
 	g.Go(func() error { return h.streams.Run(storeCtx) })
-	called := make(chan struct{})
+	called, inForce := make(chan struct{}), make(chan struct{})
 	g.Go(func() error {
 		defer close(called)
-		return h.callOut(ctx)
+		return h.callOut(ctx, inForce)
 	})
+	<-inForce
 	if h.keys != nil {
 		g.Go(func() error { return h.keys.Run(ctx) })
 	}

@@ -73,6 +73,8 @@ var (
 		"make a channel of your own, or replace the channel by one with a list"}
 	tooManyChannels = &problemKind{"too-many-channels", http.StatusTooManyRequests, "There is no room for the channel",
 		"delete channels that nobody reads, or change the list of this one instead of replacing it"}
+	unknownSink = &problemKind{"unknown-sink", http.StatusNotFound, "There is no such sink",
+		"GET /v1/sinks lists those of the configuration in force"}
 	badMethod = &problemKind{"method-not-allowed", http.StatusMethodNotAllowed, "The method is not allowed here",
 		"use a method that the Allow header lists"}
 	bodyTimeout = &problemKind{"body-timeout", http.StatusRequestTimeout, "The body took too long",
@@ -109,7 +111,7 @@ var (
 var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
-	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
+	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, unknownSink, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
 	backupRefused, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},

@@ -1,7 +1,6 @@
 package hub
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -14,11 +13,8 @@ import (
 
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/outbound"
-	"github.com/freshwire/freshwire/subscriptions"
-	"github.com/freshwire/freshwire/subscriptions/delivery"
 	"github.com/freshwire/freshwire/subscriptions/websub"
 	"github.com/go-chi/chi/v5"
-	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -36,18 +32,8 @@ const (
 	maxSubscriptionPage = 1000
 )
 
-// openCallbacks makes what calls others: the engine that delivers, and the hub of those
-// who subscribed to be called.
-func (h *Hub) openCallbacks() error {
-	all, err := subscriptions.Compile(subscriptions.Filter{})
-	if err != nil {
-		return err
-	}
-	h.delivery, err = delivery.New(h.store, delivery.Options{Clock: h.clock.Now, ClockRate: h.cfg.ClockRate,
-		Head: h.streams.FilterFeed(all).Head, Oldest: h.store.Oldest, PerHost: callsPerHost, Log: h.log.With("component", "delivery"), Ended: h.outletEnded})
-	if err != nil {
-		return err
-	}
+// openCallbacks makes the hub of those who subscribed to be called.
+func (h *Hub) openCallbacks() (err error) {
 	c := h.cfg.WebSub
 	policy := outbound.Policy{Purpose: "callback", Allow: c.CallbackAllow, Timeout: c.DeliveryTimeout, Keep: callbackKeep, KeepPerHost: callsPerHost}
 	for _, port := range c.CallbackPorts {
@@ -66,15 +52,6 @@ func (h *Hub) openCallbacks() error {
 		h.metrics.registry.MustRegister(webSubCollector{h.websub})
 	}
 	return err
-}
-
-// callOut calls others until ctx ends, and returns when what is known of it is on disk.
-func (h *Hub) callOut(ctx context.Context) error {
-	defer h.callbacks.Close()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return h.delivery.Run(ctx) })
-	g.Go(func() error { return h.websub.Run(ctx) })
-	return g.Wait()
 }
 
 // outletEnded hears that what an outlet sends is not wanted any more.

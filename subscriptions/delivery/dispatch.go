@@ -8,6 +8,7 @@ import (
 type host struct {
 	name   string
 	calls  int
+	most   int          // calls at once
 	users  int          // outlets, calls and waiters that know it
 	wants  queue[entry] // who wants a place, in turn
 	inRing bool
@@ -28,7 +29,7 @@ type waiter struct {
 func (e *Engine) host(name string) *host {
 	h := e.hosts[name]
 	if h == nil {
-		h = &host{name: name}
+		h = &host{name: name, most: e.o.PerHost}
 		e.hosts[name] = h
 	}
 	return h
@@ -44,7 +45,7 @@ func (e *Engine) release(h *host) {
 
 // ready puts a host in the ring if it has a place, and somebody who wants it.
 func (e *Engine) ready(h *host) {
-	if !h.inRing && h.wants.len() > 0 && h.calls < e.o.PerHost {
+	if !h.inRing && h.wants.len() > 0 && h.calls < h.most {
 		h.inRing = true
 		e.ring.push(h)
 	}
@@ -95,7 +96,7 @@ func (e *Engine) serve() {
 	for e.calls < e.o.Global && !e.brake && e.ring.len() > 0 {
 		h := e.ring.pop()
 		h.inRing = false
-		if h.wants.len() == 0 || h.calls >= e.o.PerHost {
+		if h.wants.len() == 0 || h.calls >= h.most {
 			continue
 		}
 		next := h.wants.pop()

@@ -43,7 +43,7 @@ type Options struct {
 	Head      func() graph.Cursor // up to where outlets can cut
 	Oldest    func() graph.Cursor // before what the journal still has
 	Global    int                 // calls at once; 0 means 256
-	PerHost   int                 // calls at once at one host; 0 means 8
+	PerHost   int                 // calls at once at one host, unless an outlet of it may have more; 0 means 8
 	Random    func() float64      // from 0 up to 1; nil means the machine's
 	Log       *slog.Logger        // nil means none
 	// Ended is told of an outlet that ended because of an answer, after it is durable.

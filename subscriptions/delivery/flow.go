@@ -112,6 +112,9 @@ type item struct {
 func (e *Engine) newOutlet(name string, o Outlet, s Settings, was *rest) *outlet {
 	out := &outlet{name: name, do: o, settings: s, host: e.host(s.Host), filled: e.o.Clock(), tokens: max(1, s.Rate)}
 	out.host.users++
+	if !s.Serial { // an operator says how many its own hosts bear
+		out.host.most = max(out.host.most, s.Concurrency)
+	}
 	for _, prev := range s.Behind {
 		if e.behind[prev] == nil {
 			e.behind[prev] = map[*outlet]struct{}{}
