@@ -50,6 +50,8 @@ func (h *Hub) routes() http.Handler {
 		{"PATCH", "/v1/channels/{name}", forHolders, h.patchChannel},
 		{"DELETE", "/v1/channels/{name}", forHolders, h.deleteChannel},
 		{"GET", "/v1/channels/{name}/uris", forAll, h.getChannelURIs},
+		{"POST", "/v1/claims", forHolders, h.postClaims},
+		{"POST", "/v1/claims/{id}", forHolders, h.postClaim},
 		{"GET", "/v1/backups", forAdmins, h.getBackups},
 		{"POST", "/v1/backups", forAdmins, h.postBackup},
 		{"GET", topicPath + "resource", forHolders, h.getResourceTopic},

@@ -14,7 +14,8 @@
 // exception: they also reach loopback, so foreign host names and writes from foreign
 // origins are refused.
 //
-// Imports graph, graph/backup, subscriptions, hub/auth and hub/outbound.
+// Imports graph, graph/backup, subscriptions, subscriptions/claim, hub/auth and
+// hub/outbound.
 package hub
 
 import (
@@ -34,6 +35,7 @@ import (
 	"github.com/freshwire/freshwire/hub/auth"
 	"github.com/freshwire/freshwire/hub/outbound"
 	"github.com/freshwire/freshwire/subscriptions"
+	"github.com/freshwire/freshwire/subscriptions/claim"
 	"github.com/freshwire/freshwire/subscriptions/delivery"
 	"github.com/freshwire/freshwire/subscriptions/sink"
 	"github.com/freshwire/freshwire/subscriptions/websub"
@@ -62,6 +64,7 @@ type Hub struct {
 	store    *graph.Store
 	channels *subscriptions.Channels
 	streams  *subscriptions.Streamer
+	claims   *claim.Desk
 	metrics  *metrics
 	keys     *auth.Keys     // nil on a hub that asks for no tokens …
 	tokens   *auth.Verifier // … and then this is nil too
@@ -131,10 +134,14 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 	h.streams = subscriptions.NewStreamer(h.store, subscriptions.StreamOptions{
 		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Portable: m.portable, Channels: h.channels, Schemes: cfg.Schemes,
 		ClientAddr: h.clientAddr, Viewer: viewer, Problem: streamProblem, Log: log.With("component", "streams")})
+	if h.claims, err = claim.New(h.store, h.streams, h.channels, claim.Options{Log: log.With("component", "claims")}); err != nil {
+		return nil, errors.Join(err, h.store.Close())
+	}
 	h.metrics = newMetrics(h.store, h.streams)
 	if err := h.openDelivery(); err != nil {
 		return nil, errors.Join(err, h.store.Close())
 	}
+	h.metrics.registry.MustRegister(claimCollector{h.claims})
 	if err := h.listen(m); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -250,6 +257,11 @@ func (h *Hub) Run(ctx context.Context) error {
 		return h.callOut(ctx, inForce)
 	})
 	<-inForce
+	handingOut := make(chan struct{})
+	g.Go(func() error {
+		defer close(handingOut)
+		return h.claims.Run(ctx)
+	})
 	if h.keys != nil {
 		g.Go(func() error { return h.keys.Run(ctx) })
 	}
@@ -267,6 +279,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		<-ctx.Done()
 		h.drain()
 		<-called
+		<-handingOut // what it knows is written down
 		return nil
 	})
 	err := errors.Join(g.Wait(), h.store.Close())

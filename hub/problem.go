@@ -75,6 +75,10 @@ var (
 		"delete channels that nobody reads, or change the list of this one instead of replacing it"}
 	unknownSink = &problemKind{"unknown-sink", http.StatusNotFound, "There is no such sink",
 		"GET /v1/sinks lists those of the configuration in force"}
+	unknownClaim = &problemKind{"unknown-claim", http.StatusNotFound, "There is no such claim",
+		"ask for work again; a claim ends with its lease, and with an update of its resource"}
+	tooManyClaims = &problemKind{"too-many-polls", http.StatusTooManyRequests, "Too many polls wait for work",
+		"ask for more with fewer polls"}
 	badMethod = &problemKind{"method-not-allowed", http.StatusMethodNotAllowed, "The method is not allowed here",
 		"use a method that the Allow header lists"}
 	bodyTimeout = &problemKind{"body-timeout", http.StatusRequestTimeout, "The body took too long",
@@ -111,7 +115,7 @@ var (
 var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
-	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, unknownSink, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
+	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, unknownSink, unknownClaim, tooManyClaims, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
 	backupRefused, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
@@ -122,7 +126,7 @@ var problemKinds = []*problemKind{
 // retryAfter is what who is refused is asked to wait, in seconds, where waiting may
 // help: a restart takes less than 5; the journal is trimmed once a minute, which makes
 // room on the disk, and people take longer. Streams and paces say their own.
-var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60}
+var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60, tooManyClaims: 5}
 
 // Problem is the body of every refusal.
 // Source: RFC 9457.

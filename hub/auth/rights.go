@@ -39,6 +39,9 @@ func (r *Rights) Anonymous() bool { return r.Subject == "" }
 // canonical.
 func (r *Rights) MayPublish(uri string) bool { return r.Admin || r.Publish.Cover(uri) }
 
+// MayPublishAll reports whether r may change what the hub knows of anything.
+func (r *Rights) MayPublishAll() bool { return r.Admin || r.Publish.all() }
+
 // Sees reports whether r may be shown uri, which is canonical.
 func (r *Rights) Sees(uri string) bool { return r.Admin || r.Subscribe.Cover(uri) }
 

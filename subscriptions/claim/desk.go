@@ -137,9 +137,9 @@ type Options struct {
 
 // Stats are figures of a desk.
 type Stats struct {
-	Polls, Pools                      int    // polls that wait, and pools that are asked
-	Handed, Extended, Failed, Release uint64 // claims given, extended, failed and given back
-	Resets                            uint64 // positions that could not be served
+	Polls, Pools                       int    // polls that wait, and pools that are asked
+	Handed, Extended, Failed, Released uint64 // claims given, extended, failed and given back
+	Resets                             uint64 // positions that could not be served
 }
 
 // An account is whose polls are counted together.
@@ -171,6 +171,8 @@ type Desk struct {
 	channels *subscriptions.Channels
 	log      *slog.Logger
 	signer   signer
+	signing  sync.Mutex
+	signs    bool // the signer is durable
 
 	mu       sync.Mutex
 	turn     sync.Cond // somebody's turn has come, or the desk ends
@@ -180,7 +182,7 @@ type Desk struct {
 	polls    int
 	asked    uint64
 	ended    bool
-	unsaved  []graph.Record // beside those of pools
+	unsaved  []graph.Record // deletes of pools that were forgotten
 
 	bell  chan struct{}
 	newMu sync.Mutex
@@ -211,7 +213,8 @@ func New(store Store, streams *subscriptions.Streamer, channels *subscriptions.C
 	if len(d.signer) != keySize {
 		d.signer = make([]byte, keySize)
 		rand.Read(d.signer)
-		d.unsaved = append(d.unsaved, graph.Record{Key: recordKey, Value: d.signer})
+	} else {
+		d.signs = true
 	}
 	return d, nil
 }
@@ -289,6 +292,9 @@ func (d *Desk) Claim(ctx context.Context, c Claimer, r Request) ([]Handed, error
 	if err := r.validate(); err != nil {
 		return nil, err
 	}
+	if err := d.keepSigner(ctx); err != nil {
+		return nil, err
+	}
 	q, err := d.join(&c, &r)
 	if err != nil {
 		return nil, err
@@ -319,6 +325,18 @@ func (d *Desk) Claim(ctx context.Context, c Claimer, r Request) ([]Handed, error
 		a.claims[i].ID = d.signer.sign(c.Name, a.claims[i].ID)
 	}
 	return a.claims, nil
+}
+
+// keepSigner makes what signs ids durable before it signs the first: holders know
+// their claims longer than a hub lives.
+func (d *Desk) keepSigner(ctx context.Context) (err error) {
+	d.signing.Lock()
+	defer d.signing.Unlock()
+	if !d.signs {
+		err = d.store.PutRecords(ctx, []graph.Record{{Key: recordKey, Value: d.signer}})
+		d.signs = err == nil
+	}
+	return err
 }
 
 // join has a poll wait for its turn.
@@ -651,7 +669,7 @@ func (d *Desk) save(ctx context.Context) error {
 	d.unsaved = nil
 	pools := slices.Collect(maps.Values(d.pools))
 	d.mu.Unlock()
-	old := len(records)
+	deletes := len(records)
 	for _, p := range pools {
 		if r, moved := p.record(); moved {
 			records = append(records, r)
@@ -667,7 +685,7 @@ func (d *Desk) save(ctx context.Context) error {
 			p.saved = place{}
 		}
 		d.mu.Lock()
-		d.unsaved = append(d.unsaved, records[:old]...)
+		d.unsaved = append(d.unsaved, records[:deletes]...)
 		d.mu.Unlock()
 		if errors.As(err, &full) {
 			return nil
@@ -723,7 +741,7 @@ func (d *Desk) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	s := Stats{Polls: d.polls, Handed: d.stats.handed.Load(), Extended: d.stats.extended.Load(), Failed: d.stats.failed.Load(),
-		Release: d.stats.released.Load(), Resets: d.stats.resets.Load()}
+		Released: d.stats.released.Load(), Resets: d.stats.resets.Load()}
 	for _, p := range d.pools {
 		if p.open != nil {
 			s.Pools++
