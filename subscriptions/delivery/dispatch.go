@@ -58,6 +58,13 @@ func (e *Engine) want(out *outlet) {
 	}
 	now := e.o.Clock()
 	out.takeDue(now)
+	if out.rests {
+		if out.until.After(now) {
+			e.times.set(out, out.until)
+		} else {
+			out.rests = false
+		}
+	}
 	if !out.cutting && out.wantsCut() {
 		out.cutting = true
 		e.cutting.push(out)

@@ -21,6 +21,9 @@ const (
 	// brokenAfter is how many calls in a row fail before an outlet is called one at a
 	// time and ever more seldom.
 	brokenAfter = 5
+	// leastRest bounds, before jitter, how soon what was given up is tried again without
+	// news: who has a short schedule does not want a steady one.
+	leastRest = time.Hour
 	// bulkTurn is how often the bulk lane comes first while both wait: a tenth.
 	bulkTurn = 10
 )
@@ -50,6 +53,7 @@ type outlet struct {
 	calls    int
 	failures int       // in a row
 	until    time.Time // it is left alone
+	rests    bool      // until then, or until there is news: what it was to have was given up
 	tokens   float64
 	filled   time.Time // when tokens was right
 
@@ -75,6 +79,7 @@ func (l *lane) start(at uint64) { *l = lane{cursor: at, read: at, news: l.news +
 
 // giveUp has what was cut cut again, when there is more to say.
 func (l *lane) giveUp() {
+	l.news++ // it still waits: nobody passes it as idle
 	l.read, l.batches, l.waiting = l.cursor, queue[*batch]{}, queue[*item]{}
 }
 
@@ -154,8 +159,11 @@ func (e *Engine) newOutlet(name string, o Outlet, s Settings, was *rest) *outlet
 	return out
 }
 
-// news has both lanes looked at.
+// news has both lanes looked at, also by who rests.
 func (out *outlet) news() {
+	if out.rests {
+		out.rests, out.until = false, time.Time{}
+	}
 	for i := range out.lanes {
 		out.lanes[i].news++
 	}
@@ -175,7 +183,7 @@ func (out *outlet) wantsCut() bool {
 }
 
 func (out *outlet) laneWantsCut(l lane) bool {
-	if l.news == l.had || out.rows >= maxRetries || out.letters >= maxDead {
+	if l.news == l.had || out.rests || out.rows >= maxRetries || out.letters >= maxDead {
 		return false
 	}
 	if out.settings.Serial {

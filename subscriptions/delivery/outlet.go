@@ -119,6 +119,9 @@ func (s *Schedule) steps() []time.Duration {
 	return s.Steps
 }
 
+// longest is its longest wait.
+func (s *Schedule) longest() time.Duration { return slices.Max(s.steps()) }
+
 // attempts is how many there are in all.
 func (s *Schedule) attempts() int {
 	if s.Limit > 0 {
@@ -133,7 +136,7 @@ func (s *Schedule) attempts() int {
 func (s *Schedule) wait(n int, random float64) time.Duration {
 	steps := s.steps()
 	step := steps[min(n, len(steps))-1]
-	if longest := slices.Max(steps); step == longest && len(steps) > 1 && longest >= time.Hour {
+	if step == s.longest() && len(steps) > 1 && step >= time.Hour {
 		return time.Duration(float64(step) * (1 - random))
 	}
 	return time.Duration(float64(step) * (1 + spread*(2*random-1)))

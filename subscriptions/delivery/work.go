@@ -319,6 +319,9 @@ func (e *Engine) failed(out *outlet, it *item, a *Answer, r *http.Request, now t
 		out.forget(it)
 		out.stuck = nil
 		out.lanes[it.piece.Lane].giveUp()
+		// Who comes back is not to wait for news that may be long in coming.
+		wait := max(schedule.longest(), leastRest)
+		out.rests, out.until = true, now.Add(wait-time.Duration(float64(wait/2)*e.o.Random()))
 	default:
 		e.bury(out, it, a, r, now)
 	}
