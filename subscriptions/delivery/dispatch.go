@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"container/list"
 	"time"
 )
 
@@ -9,7 +10,7 @@ type host struct {
 	name   string
 	calls  int
 	most   int          // calls at once
-	users  int          // outlets, calls and waiters that know it
+	users  int          // outlets, calls and waiters that know it; the last one forgets it
 	wants  queue[entry] // who wants a place, in turn
 	inRing bool
 }
@@ -22,8 +23,16 @@ type entry struct {
 
 // A waiter is somebody who makes one call that is no delivery.
 type waiter struct {
-	place              chan struct{} // closed when it has a place, or is refused
-	got, left, refused bool
+	place     chan struct{} // closed when it has a place, or is refused
+	flight    *flight       // its place
+	got, left bool
+}
+
+// A flight is a call under way.
+type flight struct {
+	host  *host
+	began time.Time
+	place *list.Element // among those that hold one, nil if it is slow
 }
 
 func (e *Engine) host(name string) *host {
@@ -100,7 +109,7 @@ func (e *Engine) advance() {
 
 // serve lets hosts, and at each host its outlets, call in turn.
 func (e *Engine) serve() {
-	for e.calls < e.o.Global && !e.brake && e.ring.len() > 0 {
+	for !e.brake && e.ring.len() > 0 && e.hasPlace() {
 		h := e.ring.pop()
 		h.inRing = false
 		if h.wants.len() == 0 || h.calls >= h.most {
@@ -113,9 +122,8 @@ func (e *Engine) serve() {
 				e.release(h)
 				continue
 			}
-			h.calls++
-			e.calls++
-			w.got = true
+			w.flight, w.got = e.takePlace(h), true
+			e.release(h) // it is known by the call now
 			close(w.place)
 		} else {
 			e.begin(h, next.out)
@@ -134,21 +142,59 @@ func (e *Engine) begin(h *host, out *outlet) {
 		if it := e.next(out); it != nil {
 			out.spend()
 			out.calls++
-			h.calls++
-			e.calls++
 			it.calling = true
-			calling := e.calling
-			e.work.Go(func() { e.call(calling, out, it) })
+			calling, f := e.calling, e.takePlace(h)
+			e.work.Go(func() { e.call(calling, out, it, f) })
 		}
 	}
 	e.want(out)
 }
 
-// giveBack frees a place at a host.
-func (e *Engine) giveBack(h *host) {
-	h.calls--
-	e.calls--
-	e.ready(h)
+// hasPlace reports whether one more call may begin. If none may, calls that most likely
+// hang give up their places, now or when they are old enough.
+func (e *Engine) hasPlace() bool {
+	for e.flights.Len() >= e.o.Global && e.slow < slowShare*e.o.Global {
+		f := e.flights.Front().Value.(*flight)
+		if left := slowAfter - time.Since(f.began); left > 0 {
+			if e.loosen == nil {
+				e.loosen = time.AfterFunc(left, e.loosened)
+			}
+			break
+		}
+		e.flights.Remove(f.place)
+		f.place = nil
+		e.slow++
+	}
+	return e.flights.Len() < e.o.Global
+}
+
+// loosened has the engine look for places again.
+func (e *Engine) loosened() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.loosen = nil
+	e.advance()
+}
+
+// takePlace begins a call at a host.
+func (e *Engine) takePlace(h *host) *flight {
+	f := &flight{host: h, began: time.Now()}
+	f.place = e.flights.PushBack(f)
+	h.calls++
+	h.users++
+	return f
+}
+
+// giveBack ends a call, and frees its place at its host.
+func (e *Engine) giveBack(f *flight) {
+	if f.place != nil {
+		e.flights.Remove(f.place)
+	} else {
+		e.slow--
+	}
+	f.host.calls--
+	e.ready(f.host)
+	e.release(f.host)
 }
 
 // turnAway refuses those who wait for a place of their own.
@@ -161,7 +207,7 @@ func (e *Engine) turnAway() {
 				continue
 			}
 			if !next.waiter.left {
-				next.waiter.refused, next.waiter.got = true, true
+				next.waiter.got = true
 				close(next.waiter.place)
 			}
 		}

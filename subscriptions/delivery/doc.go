@@ -18,8 +18,10 @@
 // outlet goes on with what there is by then, from the same cursor.
 //
 // Hosts take turns, and at each host its outlets do; nobody has more than a few calls at
-// one host, so that one that hangs delays itself. An outlet that has nothing to do has
-// no goroutine, one that waits for a time is an entry of a heap.
+// one host, so that one that hangs delays itself. A call that has had no answer for a
+// second gives up its place to others, so that many that hang delay nobody either. An
+// outlet that has nothing to do has no goroutine, one that waits for a time is an entry
+// of a heap.
 //
 // Imports graph, and nothing else of ours. Starts goroutines in Engine.Run alone.
 package delivery

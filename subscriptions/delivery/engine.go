@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"container/list"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,13 @@ const (
 	// defaultPerHost bounds the calls of one host: more do not make it faster, and one
 	// that hangs takes no more places.
 	defaultPerHost = 8
+	// slowAfter is how long a call holds its place: one that has had no answer by then
+	// most likely hangs, and others go on. Places are held in real time, however fast
+	// the clock goes.
+	slowAfter = time.Second
+	// slowShare bounds the calls that hold none any more, in global limits: each still
+	// has its descriptor.
+	slowShare = 2
 	// cutters bounds how many read the journal for their outlets at once.
 	cutters = 4
 	// flushEach is how long what is known may be in memory alone; a crash repeats the
@@ -42,7 +50,7 @@ type Options struct {
 	ClockRate float64             // how fast it goes; 0 means 1
 	Head      func() graph.Cursor // up to where outlets can cut
 	Oldest    func() graph.Cursor // before what the journal still has
-	Global    int                 // calls at once; 0 means 256
+	Global    int                 // calls at once, beside those without an answer for a second, of which there may be twice as many; 0 means 256
 	PerHost   int                 // calls at once at one host, unless an outlet of it may have more; 0 means 8
 	Random    func() float64      // from 0 up to 1; nil means the machine's
 	Log       *slog.Logger        // nil means none
@@ -71,7 +79,9 @@ type Engine struct {
 	ring    queue[*host]   // those with a free place and somebody who wants it
 	cutting queue[*outlet] // those whose part of the journal is to be read
 	cutters int
-	calls   int
+	flights list.List   // calls that hold a place, the oldest first
+	slow    int         // calls that hold none any more
+	loosen  *time.Timer // when the oldest gives up its place, if somebody waits for it
 	times   times
 	alarm   *time.Timer
 	alarmAt time.Time // when it rings
@@ -131,6 +141,9 @@ func (e *Engine) Run(ctx context.Context) error {
 	e.running = false
 	if e.alarm != nil {
 		e.alarm.Stop()
+	}
+	if e.loosen != nil {
+		e.loosen.Stop()
 	}
 	e.turnAway()
 	e.mu.Unlock()
@@ -353,13 +366,12 @@ func (e *Engine) Call(ctx context.Context, hostName string, c Caller, r *http.Re
 			return nil, ctx.Err()
 		}
 	}
-	if w.refused {
+	if w.flight == nil {
 		return nil, graph.ErrClosed
 	}
 	defer func() {
 		e.mu.Lock()
-		e.giveBack(h)
-		e.release(h)
+		e.giveBack(w.flight)
 		e.advance()
 		e.mu.Unlock()
 	}()

@@ -508,7 +508,7 @@ func TestAHostThatHangsDelaysNobodyElse(t *testing.T) {
 func TestThePromptLaneComesFirstAndTheBulkLaneGetsATenth(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		h := start1(t, newLedger(), new(board), Options{})
-		o := &target{name: "sink/a"}
+		o := &target{name: "sink/a", hang: 100 * time.Microsecond} // longer than a cut takes
 		h.board.add(slices.Repeat([]note{{lane: graph.Bulk}}, 3000)...)
 		h.board.add(prompt(2000)...)
 		h.attach(o, Settings{Rate: 1000, From: graph.Cursor{Epoch: 1, Seq: 0}})

@@ -120,7 +120,7 @@ func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.stats
-	s.Outlets, s.Open, s.Paused = len(e.outlets), e.calls, e.brake
+	s.Outlets, s.Open, s.Paused = len(e.outlets), e.flights.Len()+e.slow, e.brake
 	return s
 }
 

@@ -192,7 +192,7 @@ func (out *outlet) laneToCall() *lane {
 }
 
 // call makes one call and settles what came of it.
-func (e *Engine) call(ctx context.Context, out *outlet, it *item) {
+func (e *Engine) call(ctx context.Context, out *outlet, it *item, f *flight) {
 	var (
 		a       Answer
 		r       *http.Request
@@ -205,7 +205,7 @@ func (e *Engine) call(ctx context.Context, out *outlet, it *item) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	out.calls--
-	e.giveBack(out.host)
+	e.giveBack(f)
 	switch {
 	case out.gone:
 	case ctx.Err() != nil && a.Err != nil: // cut off; it is made again
