@@ -37,3 +37,30 @@ func TestWhoComesBackAfterItWasGivenUpNeedsNoNews(t *testing.T) {
 		h.end()
 	})
 }
+
+// TestASerialOutletThatIsAttachedAgainWaitsForItsCall: its settings may change while it
+// is called.
+func TestASerialOutletThatIsAttachedAgainWaitsForItsCall(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		o := &target{name: "websub/a", merge: true, hang: 5 * time.Second}
+		h.attach(o, Settings{Serial: true})
+		for range 5 {
+			h.add(prompt(1)...)
+			time.Sleep(time.Second)
+			h.attach(o, Settings{Serial: true})
+		}
+		if err := h.e.Detach(t.Context(), o.name, false); err != nil {
+			t.Fatal(err)
+		}
+		h.attach(o, Settings{Serial: true})
+		time.Sleep(time.Minute)
+		if o.most != 1 {
+			t.Errorf("%d calls at once", o.most)
+		}
+		if calls := o.calls(); calls[len(calls)-1].piece.Until != 5 || len(h.e.hosts) != 1 {
+			t.Errorf("%d calls, %d hosts", len(calls), len(h.e.hosts))
+		}
+		h.end()
+	})
+}

@@ -74,7 +74,8 @@ type Engine struct {
 
 	mu      sync.Mutex
 	outlets map[string]*outlet
-	resting map[string]*rest // rows of outlets that are not attached
+	leaving map[string]*outlet // that were taken out while they were called
+	resting map[string]*rest   // rows of outlets that are not attached
 	hosts   map[string]*host
 	ring    queue[*host]   // those with a free place and somebody who wants it
 	cutting queue[*outlet] // those whose part of the journal is to be read
@@ -117,7 +118,7 @@ func New(l Ledger, o Options) (*Engine, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	e := &Engine{o: o, ledger: l, log: o.Log, outlets: map[string]*outlet{}, resting: map[string]*rest{}, hosts: map[string]*host{},
+	e := &Engine{o: o, ledger: l, log: o.Log, outlets: map[string]*outlet{}, leaving: map[string]*outlet{}, resting: map[string]*rest{}, hosts: map[string]*host{},
 		behind: map[string]map[*outlet]struct{}{}, dirty: make(chan struct{}, 1), changed: map[*outlet]struct{}{}, rows: map[string][]byte{}}
 	err := e.load("")
 	if err == nil {
@@ -199,8 +200,8 @@ func (e *Engine) toFlush() {
 }
 
 // Attach begins to call an outlet, or goes on where it was left: its state is found by
-// name. Of one that is attached it replaces what is called and how. It is durable when
-// Attach returns.
+// name. Of one that is attached it replaces what is called and how, once the calls in
+// flight have ended. It is durable when Attach returns.
 func (e *Engine) Attach(ctx context.Context, name string, o Outlet, s Settings) error {
 	if name == "" || s.Caller == nil && !s.DryRun {
 		return fmt.Errorf("outlet %q has no name, or nobody to call", name)
@@ -276,6 +277,9 @@ func (e *Engine) detach(ctx context.Context, name string) error {
 func (e *Engine) takeOut(out *outlet) {
 	out.gone = true
 	delete(e.outlets, out.name)
+	if out.calls > 0 {
+		e.leaving[out.name] = out
+	}
 	delete(e.changed, out)
 	e.times.drop(out)
 	e.release(out.host)

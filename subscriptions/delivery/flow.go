@@ -50,6 +50,7 @@ type outlet struct {
 	letters int                          // dead ones
 	version int                          // counts replays
 
+	before   *outlet // of the same name, whose calls are to end first
 	calls    int
 	failures int       // in a row
 	until    time.Time // it is left alone
@@ -120,6 +121,7 @@ func (e *Engine) newOutlet(name string, o Outlet, s Settings, was *rest) *outlet
 	if !s.Serial { // an operator says how many its own hosts bear
 		out.host.most = max(out.host.most, s.Concurrency)
 	}
+	out.before = e.leaving[name]
 	for _, prev := range s.Behind {
 		if e.behind[prev] == nil {
 			e.behind[prev] = map[*outlet]struct{}{}
@@ -206,7 +208,10 @@ func (out *outlet) broken() bool { return !out.settings.Serial && out.failures >
 
 // allowed is how many calls it may have.
 func (out *outlet) allowed() int {
-	if out.broken() {
+	switch {
+	case out.before != nil:
+		return 0
+	case out.broken():
 		return 1
 	}
 	return out.settings.Concurrency

@@ -208,6 +208,7 @@ func (e *Engine) call(ctx context.Context, out *outlet, it *item, f *flight) {
 	e.giveBack(f)
 	switch {
 	case out.gone:
+		e.left(out)
 	case ctx.Err() != nil && a.Err != nil: // cut off; it is made again
 		e.again(out, it, e.o.Clock(), false)
 	default:
@@ -215,6 +216,19 @@ func (e *Engine) call(ctx context.Context, out *outlet, it *item, f *flight) {
 	}
 	e.want(out)
 	e.advance()
+}
+
+// left has the outlet begin that was attached in the place of out, when the last call of
+// out has ended.
+func (e *Engine) left(out *outlet) {
+	if out.calls > 0 || e.leaving[out.name] != out {
+		return
+	}
+	delete(e.leaving, out.name)
+	if next := e.outlets[out.name]; next != nil && next.before == out {
+		next.before = nil
+		e.want(next)
+	}
 }
 
 // attempt makes the request of an item and calls.
