@@ -165,9 +165,10 @@ func (h *Hub) reserve(c *call, inForce *entry) (old *call, err error) {
 		share = anonymousShare
 	}
 	perOwner, perHost := max(h.o.PerOwner/share, 1), 2*h.o.VerifyRate
-	tally := h.ofOwner[c.Owner]
-	if old = h.unbook(c.key); old != nil && old.Owner == c.Owner {
-		tally.pending--
+	old = h.unbook(c.key)
+	var tally tally
+	if t := h.ofOwner[c.Owner]; t != nil {
+		tally = *t
 	}
 	switch {
 	case c.Mode == Subscribe && inForce == nil && tally.active+tally.pending >= perOwner:

@@ -140,18 +140,22 @@ type Hub struct {
 	ids       map[string]*entry
 	keys      map[key]*entry
 	pending   map[key]*call
-	ofOwner   map[Owner]tally
+	ofOwner   map[Owner]*tally
 	ofHost    map[string]int // pending, by host of the callback
 	sightings map[string]*sighting
 	run       context.Context // nil while the hub does not run
 	work      sync.WaitGroup
 
 	stale   []graph.Record // found by load, to be deleted
+	took    atomic.Bool    // somebody had something since that was noted
 	earlier chan struct{}  // a lease ends sooner than those before
 }
 
 // A tally is what an owner has.
-type tally struct{ active, pending int }
+type tally struct {
+	active, pending int
+	verifying       chan struct{} // a place for each of its verifications at once
+}
 
 // denials is what an operator denies.
 type denials struct {
@@ -186,7 +190,7 @@ func New(l ledger, o Options) (*Hub, error) {
 	}
 	h := &Hub{o: o, ledger: l, sign: signatures[o.Signature],
 		hosts: newLimiter(o.VerifyRate, o.Clock), addrs: newLimiter(o.VerifyRate, o.Clock),
-		ids: map[string]*entry{}, keys: map[key]*entry{}, pending: map[key]*call{}, ofOwner: map[Owner]tally{},
+		ids: map[string]*entry{}, keys: map[key]*entry{}, pending: map[key]*call{}, ofOwner: map[Owner]*tally{},
 		ofHost: map[string]int{}, sightings: map[string]*sighting{}, earlier: make(chan struct{}, 1),
 		verifying: make(chan struct{}, maxVerifying)}
 	d, err := o.Policy.denials()
@@ -308,8 +312,11 @@ func (h *Hub) install(e *entry) {
 // count changes an owner's tally. The lock is held.
 func (h *Hub) count(o Owner, active, pending int) {
 	t := h.ofOwner[o]
-	t.active, t.pending = t.active+active, t.pending+pending
-	if h.ofOwner[o] = t; t == (tally{}) {
+	if t == nil {
+		t = &tally{}
+		h.ofOwner[o] = t
+	}
+	if t.active, t.pending = t.active+active, t.pending+pending; t.active == 0 && t.pending == 0 {
 		delete(h.ofOwner, o)
 	}
 }
@@ -320,6 +327,11 @@ func (h *Hub) enter(c *call) {
 	h.pending[c.key] = c
 	h.ofHost[c.Callback.host()]++
 	h.count(c.Owner, 0, 1)
+	t := h.ofOwner[c.Owner]
+	if t.verifying == nil {
+		t.verifying = make(chan struct{}, maxVerifyingPerOwner)
+	}
+	c.places = t.verifying
 }
 
 // unbook forgets a call. The lock is held.

@@ -8,6 +8,8 @@ import (
 
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/subscriptions"
+	"github.com/freshwire/freshwire/subscriptions/delivery"
+	"golang.org/x/sync/errgroup"
 )
 
 const (
@@ -35,11 +37,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		owed = append(owed, c)
 	}
 	h.mu.Unlock()
-	for _, e := range h.all() {
-		if err := h.resume(ctx, e); err != nil && ctx.Err() == nil {
-			h.o.Log.Error("a subscription is not delivered to until the next start", "sub", e.sub.Load().ID, "err", err)
-		}
-	}
+	h.resumeAll(ctx)
 	for _, c := range owed {
 		h.launch(c, nil)
 	}
@@ -78,6 +76,9 @@ func (h *Hub) noteHad(ctx context.Context) {
 		case <-ctx.Done():
 			ended = true
 		}
+		if !h.took.Swap(false) {
+			continue
+		}
 		var records []graph.Record
 		for _, e := range h.all() {
 			had := [2]uint64{e.had[0].Load(), e.had[1].Load()}
@@ -85,6 +86,9 @@ func (h *Hub) noteHad(ctx context.Context) {
 				e.noted = had
 				records = append(records, graph.Record{Key: recordHad + e.sub.Load().ID, Value: encode(had)})
 			}
+		}
+		if len(records) == graph.MaxRecords {
+			h.took.Store(true) // the rest comes next
 		}
 		if err := h.ledger.PutRecords(context.WithoutCancel(ctx), records); err != nil {
 			h.o.Log.Warn("what subscribers had is not noted", "err", err)
@@ -192,7 +196,10 @@ func (h *Hub) end(ctx context.Context, e *entry, also ...graph.Record) error {
 	h.count(s.Owner, -1, 0)
 	h.mu.Unlock()
 	e.unfollow()
-	return h.o.Engine.Detach(ctx, outletName(s.ID), true)
+	if err := h.o.Engine.Detach(ctx, outletName(s.ID), true); !errors.Is(err, delivery.ErrUnknown) {
+		return err
+	}
+	return nil // it has ended there, or never began
 }
 
 // deny ends a subscription, if there is one, and owes its callback to be told why.
@@ -239,8 +246,8 @@ func (h *Hub) judge(ctx context.Context, e *entry) error {
 	viewer := h.viewerOf(s.Owner)
 	why, err := h.barred(e.topic, viewer)
 	if err == nil && why == "" {
-		if f := e.feed.Load(); f != nil {
-			err = f.Err() // of a channel that was deleted and made anew
+		if f := e.feed.Load(); f != nil && errors.Is(f.Err(), subscriptions.ErrNoChannel) {
+			err = f.Err() // it was deleted, also if there is another one of its name
 		}
 	}
 	var feed *subscriptions.Feed
@@ -280,7 +287,25 @@ func (e *entry) unfollow() {
 	}
 }
 
-// resume takes up a subscription when the hub starts.
+// resumers is how many subscriptions are taken up at once: what is written for them
+// shares a flush.
+const resumers = 64
+
+// resumeAll takes up all subscriptions when the hub starts.
+func (h *Hub) resumeAll(ctx context.Context) {
+	var g errgroup.Group
+	g.SetLimit(resumers)
+	for _, e := range h.all() {
+		g.Go(func() error {
+			if err := h.resume(ctx, e); err != nil && ctx.Err() == nil {
+				h.o.Log.Error("a subscription is not delivered to until the next start", "sub", e.sub.Load().ID, "err", err)
+			}
+			return nil
+		})
+	}
+	g.Wait()
+}
+
 func (h *Hub) resume(ctx context.Context, e *entry) error {
 	if err := h.expire(ctx, e); err != nil {
 		return err

@@ -157,6 +157,7 @@ func (o outlet) Judge(p *delivery.Piece, a delivery.Answer) delivery.Verdict {
 	switch {
 	case a.Err == nil && a.Status/100 == 2:
 		o.e.had[p.Lane].Store(p.Until)
+		o.h.took.Store(true)
 		return delivery.Done
 	case a.Err == nil && a.Status == http.StatusGone:
 		return delivery.Gone

@@ -66,6 +66,7 @@ type call struct {
 	// While it is being made:
 	ctx    context.Context
 	cancel context.CancelFunc
+	places chan struct{} // of its owner
 }
 
 // sighting is what an owner may see by the newest token that it presented.

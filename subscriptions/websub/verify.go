@@ -21,6 +21,12 @@ const (
 	// maxVerifying bounds the verifications at once: callbacks that hang leave most of
 	// what the hub calls at once to deliveries.
 	maxVerifying = 64
+	// maxVerifyingPerOwner bounds those of one owner, who would else keep others waiting
+	// by callbacks that hang.
+	maxVerifyingPerOwner = 8
+	// verifyTime bounds one, the wait for a place at its host included, of the real
+	// clock. The call alone has what a delivery has.
+	verifyTime = 30 * time.Second
 	// patience is how long a verification waits for its turn at a host or an address:
 	// long enough to come into the next minute and not into a third one, so that
 	// whatever is asked for at once costs a victim twice a minute's calls at most.
@@ -45,12 +51,11 @@ type outcome string
 
 const (
 	confirmed outcome = "confirmed"
-	told      outcome = "told"      // of a denial
-	refusedBy outcome = "refused"   // the callback answered something else than the challenge
-	unheard   outcome = "unheard"   // nobody answered
-	crowded   outcome = "crowded"   // its host was asked too often
-	replaced  outcome = "replaced"  // by a newer request
-	ended     outcome = "cancelled" // the hub ends; it is taken up again
+	told      outcome = "told"     // of a denial
+	refusedBy outcome = "refused"  // the callback answered something else than the challenge
+	unheard   outcome = "unheard"  // nobody answered
+	crowded   outcome = "crowded"  // its host was asked too often
+	replaced  outcome = "replaced" // by a newer request
 )
 
 // launch makes a call that is owed, and gives up the older one of its key. While the
@@ -107,12 +112,16 @@ func (h *Hub) make(c *call) outcome {
 // try makes a call once. Answered says that another try would bring nothing else, later
 // when an address that is crowded may be called.
 func (h *Hub) try(c *call) (what outcome, answered bool, later time.Duration) {
-	select {
-	case h.verifying <- struct{}{}:
-		defer func() { <-h.verifying }()
-	case <-c.ctx.Done():
-		return ended, true, 0
+	for _, places := range []chan struct{}{c.places, h.verifying} {
+		select {
+		case places <- struct{}{}:
+			defer func() { <-places }()
+		case <-c.ctx.Done():
+			return replaced, true, 0
+		}
 	}
+	ctx, cancel := context.WithTimeout(c.ctx, verifyTime)
+	defer cancel()
 	challenge := rand.Text()
 	values := url.Values{"hub.mode": {string(c.Mode)}, "hub.topic": {c.Topic}}
 	switch c.Mode {
@@ -124,7 +133,7 @@ func (h *Hub) try(c *call) (what outcome, answered bool, later time.Duration) {
 	case denied:
 		values.Set("hub.reason", c.Reason)
 	}
-	r, err := http.NewRequestWithContext(c.ctx, http.MethodGet, c.Callback.with(values.Encode()), nil)
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.Callback.with(values.Encode()), nil)
 	if err != nil {
 		return unheard, true, 0
 	}
@@ -133,7 +142,7 @@ func (h *Hub) try(c *call) (what outcome, answered bool, later time.Duration) {
 	if c.Known {
 		caller = h.o.Callbacks
 	}
-	answer, err := h.o.Engine.Call(c.ctx, c.Callback.place(), caller, r)
+	answer, err := h.o.Engine.Call(ctx, c.Callback.place(), caller, r)
 	if err != nil {
 		if full := (*crowdedError)(nil); errors.As(err, &full) {
 			return crowded, false, full.wait
@@ -193,7 +202,12 @@ func (h *Hub) settle(ctx context.Context, c *call, what outcome) {
 	}
 	level := slog.LevelDebug
 	if err != nil {
-		level = slog.LevelWarn // it is taken up again when the hub starts
+		level = slog.LevelWarn // it is on disk, and taken up again when the hub starts
+		h.mu.Lock()
+		if h.pending[c.key] == c {
+			h.unbook(c.key)
+		}
+		h.mu.Unlock()
 	}
 	h.o.Log.LogAttrs(ctx, level, "subscription asked for", slog.String("mode", string(c.Mode)),
 		slog.String("key", c.key.String()), slog.String("outcome", string(what)), slog.Any("err", err))
