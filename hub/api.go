@@ -76,7 +76,7 @@ func (h *Hub) routes() http.Handler {
 	for _, method := range []string{http.MethodGet, http.MethodPost, "QUERY"} {
 		paced.Method(method, "/v1/stream", h.streams) // which asks who its viewer is
 	}
-	r.Method(http.MethodPost, "/websub", inWords(h.paced(h.answered(h.postWebSub)))) // topics say who may follow them
+	r.Method(http.MethodPost, webSubPath, inWords(h.paced(h.answered(h.postWebSub)))) // topics say who may follow them
 	r.Method(http.MethodGet, "/metrics", forAdmins.guard(h.metrics.handler()))
 	r.Get("/openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", typeJSON)

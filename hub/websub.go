@@ -7,7 +7,6 @@ import (
 	"mime"
 	"net/http"
 	"net/netip"
-	"net/url"
 	"strings"
 	"time"
 
@@ -44,8 +43,8 @@ func (h *Hub) openCallbacks() (err error) {
 	policy.Admit = func(to netip.AddrPort) error { return h.websub.Admit(to) }
 	h.websub, err = websub.New(h.store, websub.Options{
 		Feeds: h.streams, Oldest: h.store.Oldest, Engine: h.delivery, Callbacks: h.callbacks, Verifier: outbound.New(policy),
-		CheckURL: h.callbacks.CheckURL, Own: h.isOwn,
-		Clock: h.clock.Now, ClockRate: h.cfg.ClockRate, Log: h.log.With("component", "websub"),
+		CheckURL: h.callbacks.CheckURL,
+		Clock:    h.clock.Now, ClockRate: h.cfg.ClockRate, Log: h.log.With("component", "websub"),
 		LeaseMin: c.LeaseMin, LeaseDefault: c.LeaseDefault, LeaseMax: c.LeaseMax, PerOwner: c.PerOwner, VerifyRate: c.VerifyRate,
 		Signature: c.Signature, Schedule: c.schedule(), Policy: c.policy(), Moved: c.MovedTo, Observe: h.cfg.Mode == ModeObserve})
 	if err == nil {
@@ -56,15 +55,6 @@ func (h *Hub) openCallbacks() (err error) {
 
 // outletEnded hears that what an outlet sends is not wanted any more.
 func (h *Hub) outletEnded(name string) { h.websub.Ended(name) }
-
-// isOwn reports whether u, of scheme and host alone, is this hub: under its public
-// URL, or without one under the name that the request was sent to.
-func (h *Hub) isOwn(u *url.URL, host string) bool {
-	if public, err := url.Parse(h.cfg.PublicURL); err == nil && public.Host != "" && strings.EqualFold(u.Scheme+"://"+u.Host, public.Scheme+"://"+public.Host) {
-		return true
-	}
-	return h.cfg.PublicURL == "" && strings.EqualFold(u.Host, host)
-}
 
 // requester tells who sent r.
 func (h *Hub) requester(r *http.Request) websub.Requester {
@@ -89,7 +79,7 @@ func (h *Hub) postWebSub(w http.ResponseWriter, r *http.Request) error {
 		return bodyError(err)
 	}
 	moved := (*websub.MovedError)(nil)
-	if err = h.websub.Receive(r.Context(), form, r.Host, h.requester(r)); errors.As(err, &moved) {
+	if err = h.websub.Receive(r.Context(), form, h.baseURL(r), h.requester(r)); errors.As(err, &moved) {
 		// Not 308, which clients remember for ever.
 		w.Header().Set("Location", moved.URL)
 		w.WriteHeader(http.StatusTemporaryRedirect)

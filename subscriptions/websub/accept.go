@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -18,7 +17,8 @@ import (
 
 // Receive takes a request: the form of a subscriber, or of a publisher who pings. It
 // returns once the request is durable, and waits for no call; whether the callback
-// agrees shows later. Host is what the request named as the host of this hub.
+// agrees shows later. Base is the address, scheme and host, under which topics of this
+// hub are known to whoever sent it.
 //
 // It fails with a *[RequestError] for what is wrong with the form, with
 // [subscriptions.ErrNoChannel], a *subscriptions.FilterError or a
@@ -26,14 +26,14 @@ import (
 // *[MovedError] or [ErrObserving]; or as [graph.Store.PutRecords] does. Then nothing
 // has changed.
 // Source: WebSub, sections 5.1 and 7.
-func (h *Hub) Receive(ctx context.Context, form []byte, host string, who Requester) error {
+func (h *Hub) Receive(ctx context.Context, form []byte, base string, who Requester) error {
 	r, err := ParseRequest(form)
 	if err != nil {
 		return err
 	}
 	asked := make([]topic, 0, 1)
 	for _, text := range r.Topics {
-		t, err := h.topic(text, host)
+		t, err := topicOf(text, base)
 		if err != nil {
 			return err
 		}
@@ -50,14 +50,14 @@ func (h *Hub) Receive(ctx context.Context, form []byte, host string, who Request
 	return h.accept(ctx, r, asked[0], &who)
 }
 
-// topic reads the URL of a topic of this hub.
-func (h *Hub) topic(text, host string) (topic, error) {
+// topicOf reads the URL of a topic of the hub at base.
+func topicOf(text, base string) (topic, error) {
 	t, no := parseTopic(text)
+	if no == nil && !strings.EqualFold(t.base, base) {
+		no = bad("hub.topic", "it is not a topic of this hub, which is known as %.200s", base)
+	}
 	if no != nil {
 		return t, no
-	}
-	if u, err := url.Parse(t.base); err != nil || !h.o.Own(u, host) {
-		return t, bad("hub.topic", "it is not a topic of this hub, which is known by another address")
 	}
 	return t, nil
 }
@@ -124,6 +124,11 @@ func (h *Hub) barred(t topic, v subscriptions.Viewer) (why string, err error) {
 		return "the operator of the hub denies this topic", nil
 	}
 	_, err = h.o.Feeds.Feed(t.Topic, v)
+	var no *subscriptions.Refusal
+	if errors.As(err, &no) && no.Status == http.StatusForbidden && t.Channel != "" {
+		// Whoever may see nothing of a channel is not told that it is there.
+		err = fmt.Errorf("%w: %.80q", subscriptions.ErrNoChannel, t.Channel)
+	}
 	return "", err
 }
 

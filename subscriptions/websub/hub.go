@@ -104,8 +104,6 @@ type Options struct {
 	Verifier  delivery.Caller // verifies, with a connection for each call, which asks Hub.Admit
 	// CheckURL reports a callback that is never called, nil is none.
 	CheckURL func(*url.URL) error
-	// Own reports whether a topic's URL is of this hub, whose request named host as its own.
-	Own func(u *url.URL, host string) bool
 
 	Clock                            func() time.Time
 	ClockRate                        float64 // how fast it goes; 0 means 1
