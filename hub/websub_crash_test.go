@@ -175,7 +175,7 @@ func TestAHubThatIsKilledAtAnyMomentOwesItsSubscribersWhatItOwed(t *testing.T) {
 		has := func() bool {
 			calls, _ := who.of(isPost)
 			for _, c := range calls {
-				for _, n := range contentOf(t, c).Notices {
+				for _, n := range deliveredIn(t, c).Notices {
 					v, _ := strconv.Atoi(n.Version)
 					got[n.URI] = max(got[n.URI], v)
 				}

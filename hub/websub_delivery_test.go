@@ -63,13 +63,13 @@ func TestADeliveryIsTheTopicAsItIs(t *testing.T) {
 	if links := c.header.Values("Link"); len(links) != 1 || links[0] != fmt.Sprintf(`<%s/websub>; rel="hub", <%s>; rel="self"`, h.testHub.URL(), h.topic("open")) {
 		t.Errorf("Link: %q", links)
 	}
-	d := contentOf(t, c)
+	d := deliveredIn(t, c)
 	if d.Channel != "open" || d.Self != h.topic("open") || d.Hub != h.testHub.URL()+"/websub" || len(d.Notices) != 1 || d.Notices[0].URI != aPage || d.First != d.Last {
 		t.Errorf("the document is %s", c.body)
 	}
 	for i := 2; i < 5; i++ {
 		h.edit(aPage, i)
-		next := contentOf(t, s.await(i, isPost))
+		next := deliveredIn(t, s.await(i, isPost))
 		if next.Prev != d.Last || next.First <= d.Last {
 			t.Errorf("after %d comes a document with prev %d and first %d", d.Last, next.Prev, next.First)
 		}
@@ -113,7 +113,7 @@ func TestATopicIsDeliveredInTheFormThatWasSubscribed(t *testing.T) {
 				t.Errorf("%v: %+v of %s", err, feed, c.body)
 			}
 		case "/resource":
-			if d := contentOf(t, c); d.Resource != aPage || d.Notices[0].URI != aPage {
+			if d := deliveredIn(t, c); d.Resource != aPage || d.Notices[0].URI != aPage {
 				t.Errorf("%s", c.body)
 			}
 		}
@@ -227,7 +227,7 @@ func TestAfterGivingUpOnOneContentTheNextIsTried(t *testing.T) {
 		t.Fatal("the subscription went with its content")
 	}
 	s.onTake(nil)
-	if a, b := contentOf(t, first), contentOf(t, next); len(a.Notices) != 1 || len(b.Notices) != 2 || b.First != a.First {
+	if a, b := deliveredIn(t, first), deliveredIn(t, next); len(a.Notices) != 1 || len(b.Notices) != 2 || b.First != a.First {
 		t.Errorf("given up on %s, then tried %s", first.body, next.body)
 	}
 	h.edit("https://en.example.org/wiki/Paris", 1)
@@ -341,19 +341,19 @@ func TestAnOwnerManagesItsSubscriptions(t *testing.T) {
 	var result pingShape
 	act(`{"action":"ping"}`).decode(t, &result)
 	ping := s.await(1, isPost)
-	if d := contentOf(t, ping); result.Status != 200 || len(d.Notices) != 0 {
+	if d := deliveredIn(t, ping); result.Status != 200 || len(d.Notices) != 0 {
 		t.Errorf("a ping is answered %+v and sends %s", result, ping.body)
 	}
 	if s.count(isPost) != 1 {
 		t.Error("it is delivered to while it is paused")
 	}
 	act(`{"action":"resume"}`)
-	d := contentOf(t, s.await(2, isPost))
+	d := deliveredIn(t, s.await(2, isPost))
 	if len(d.Notices) != 1 {
 		t.Errorf("resumed: %+v", d)
 	}
 	act(fmt.Sprintf(`{"action":"replay","from":"%s.0"}`, d.Epoch))
-	if again := contentOf(t, s.await(3, isPost)); len(again.Notices) != 1 || again.Last != d.Last {
+	if again := deliveredIn(t, s.await(3, isPost)); len(again.Notices) != 1 || again.Last != d.Last {
 		t.Errorf("replayed: %+v", again)
 	}
 	for _, body := range []string{`{}`, `{"action":"stop"}`, `{"action":"replay"}`, `{"action":"replay","from":"x"}`, `{"action":"pause","from":"1"}`, `{"action":"pause","then":1}`} {

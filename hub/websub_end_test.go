@@ -241,9 +241,9 @@ func TestARenewalLeavesNoGap(t *testing.T) {
 	n := <-renewed
 	s.await(1, func(c *gotCall) bool { return isPost(c) && strings.Contains(string(c.body), `"version":"60"`) })
 	taken, _ := s.of(isPost)
-	prev := contentOf(t, taken[0]).Last
+	prev := deliveredIn(t, taken[0]).Last
 	for _, c := range taken[1:] {
-		d := contentOf(t, c)
+		d := deliveredIn(t, c)
 		if d.Prev != prev {
 			t.Errorf("prev is %d after %d", d.Prev, prev)
 		}

@@ -334,7 +334,7 @@ type gotDocument struct {
 	}
 }
 
-func contentOf(t testing.TB, c *gotCall) (d gotDocument) {
+func deliveredIn(t testing.TB, c *gotCall) (d gotDocument) {
 	t.Helper()
 	if err := json.Unmarshal(c.body, &d); err != nil {
 		t.Fatalf("a document that is none: %v\n%s", err, c.body)

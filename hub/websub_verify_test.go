@@ -205,7 +205,7 @@ func TestNothingIsDeliveredBeforeTheSubscriptionIsVerified(t *testing.T) {
 	close(let)
 	h.inForce(s.server.URL + "/a")
 	h.edit(aPage, 3)
-	if d := contentOf(t, s.await(1, isPost)); len(d.Notices) != 1 || d.Notices[0].Version != "3" {
+	if d := deliveredIn(t, s.await(1, isPost)); len(d.Notices) != 1 || d.Notices[0].Version != "3" {
 		t.Errorf("the first document has %+v", d)
 	}
 }
