@@ -56,6 +56,20 @@ func (it *item) saved(held bool) *saved {
 	return &saved{Piece: it.piece, Attempt: it.attempt, Due: it.due, First: it.first, Held: held, id: it.row}
 }
 
+// maxPiece bounds a piece as it is written, in bytes: with the state of its outlet it is a
+// record of the store.
+const maxPiece = graph.MaxRecord - 4<<10
+
+// keepable reports whether a retry of a piece can be written.
+func (p *Piece) keepable() bool {
+	if len(p.Data) > MaxData {
+		return false
+	}
+	names := len(p.Key) + len(p.Bucket) + len(p.URI) + len(p.Cause)
+	const escaped = 6 // bytes that one of a text may take
+	return 2*len(p.Data)+escaped*names+1<<10 <= maxPiece || len(encode(p)) <= maxPiece
+}
+
 // id names a piece among those of its outlet.
 func (p *Piece) id() string {
 	h := fnv.New64a()

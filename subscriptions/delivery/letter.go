@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/freshwire/freshwire/graph"
 )
 
 const (
@@ -76,7 +78,7 @@ func (e *Engine) bury(out *outlet, it *item, a *Answer, r *http.Request, now tim
 		l.describe(r)
 	}
 	id := it.piece.id()
-	e.rows[keyDead+out.name+separator+id] = encode(&l)
+	e.rows[keyDead+out.name+separator+id] = l.fit()
 	out.letters++
 	out.seen.Dead++
 	e.stats.Dead++
@@ -87,6 +89,30 @@ func (e *Engine) bury(out *outlet, it *item, a *Answer, r *http.Request, now tim
 	}
 	e.log.Warn("dead letter", "outlet", out.name, "status", a.Status, "attempts", it.attempt)
 }
+
+// fit returns the letter as a record, without what does not fit. The piece goes last:
+// without it the letter cannot be called again.
+func (l *Letter) fit() []byte {
+	for _, shorten := range []func(){
+		func() {},
+		func() { l.Body = "" },
+		func() { l.Header = nil },
+		func() { l.URL, l.Answer = clip(l.URL, maxShown), clip(l.Answer, maxShown) },
+		func() { l.Piece.URI, l.Piece.Cause = clip(l.Piece.URI, maxShown), clip(l.Piece.Cause, maxShown) },
+		func() {
+			l.Piece.Key, l.Piece.Bucket, l.Piece.Data = clip(l.Piece.Key, maxShown), clip(l.Piece.Bucket, maxShown), nil
+		},
+	} {
+		shorten()
+		if b := encode(l); len(b) <= graph.MaxRecord {
+			return b
+		}
+	}
+	return encode(&Letter{Outlet: l.Outlet, Attempts: l.Attempts, First: l.First, At: l.At})
+}
+
+// maxShown bounds a text of a letter that does not fit, in bytes.
+const maxShown = 512
 
 // secretWords are parts of the names of headers whose values are not shown.
 var secretWords = []string{"auth", "cookie", "key", "secret", "signature", "token", "password"}

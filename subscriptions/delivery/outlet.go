@@ -57,7 +57,8 @@ type Piece struct {
 	Cause string `json:"cause,omitempty"`
 }
 
-// MaxData bounds the data of a piece, in bytes: a retry is a record of the store.
+// MaxData bounds the data of a piece, in bytes: a retry is a record of the store. A
+// piece with more, or with names so long that it is no record, is a dead letter unsent.
 const MaxData = 16 << 10
 
 // An Answer is what came of a call.

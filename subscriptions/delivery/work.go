@@ -85,6 +85,9 @@ func (e *Engine) cutLane(out *outlet, name graph.Lane) error {
 	return nil
 }
 
+// errTooLarge reports a piece that could not be kept for another attempt.
+var errTooLarge = errors.New("what is to be sent is too large to be kept")
+
 // add has the pieces of a cut wait.
 func (e *Engine) add(out *outlet, l *lane, c *Cut, now time.Time) {
 	out.seen.Merged += uint64(c.Merged)
@@ -93,7 +96,12 @@ func (e *Engine) add(out *outlet, l *lane, c *Cut, now time.Time) {
 	b := &batch{until: l.read, left: len(c.Pieces)}
 	l.batches.push(b)
 	for i := range c.Pieces {
-		e.addPiece(out, &item{piece: c.Pieces[i], first: now, batches: []*batch{b}})
+		it := &item{piece: c.Pieces[i], first: now, batches: []*batch{b}}
+		if !it.piece.keepable() {
+			e.bury(out, it, &Answer{Err: errTooLarge}, nil, now)
+			continue
+		}
+		e.addPiece(out, it)
 	}
 	if l.pass(); b.left == 0 && l.cursor == b.until {
 		return // nothing that is worth a row; idle cursors are written by passIdle

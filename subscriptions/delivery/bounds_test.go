@@ -1,0 +1,61 @@
+package delivery
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/internal/bubble"
+)
+
+// A heavy outlet cuts pieces that are too much for a record.
+type heavy struct {
+	*target
+	data int
+}
+
+func (o *heavy) Cut(ctx context.Context, lane graph.Lane, after uint64, room int) (Cut, error) {
+	c, err := o.target.Cut(ctx, lane, after, room)
+	for i := range c.Pieces {
+		if c.Pieces[i].Until%2 == 0 {
+			c.Pieces[i].Data = make([]byte, o.data)
+			c.Pieces[i].Cause = strings.Repeat("\x00", 8<<10)
+		}
+	}
+	return c, err
+}
+
+func (o *heavy) Request(ctx context.Context, p *Piece, attempt int) (*http.Request, error) {
+	r, err := o.target.Request(ctx, p, attempt)
+	if err == nil {
+		r.Header.Set("X-Long", strings.Repeat("\x00", 100<<10))
+		r.URL.RawQuery = strings.Repeat("q", 100<<10)
+	}
+	return r, err
+}
+
+func TestWhatIsTooMuchForARecordEndsNobody(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		for _, data := range []int{MaxData, MaxData + 1, 1 << 20} {
+			s := newLedger()
+			h := start1(t, s, new(board), Options{})
+			o := &heavy{&target{name: "sink/a", board: h.board, answer: func(sent) (int, string) { return 503, "" }}, data}
+			if err := h.e.Attach(t.Context(), o.name, o, Settings{Caller: o, Schedule: Schedule{Steps: []time.Duration{time.Minute}}}); err != nil {
+				t.Fatal(err)
+			}
+			h.add(prompt(4)...)
+			time.Sleep(24 * time.Hour)
+			list, _, err := h.e.DeadLetters(t.Context(), "", "", 0, nil)
+			if err != nil || len(list) != 4 {
+				t.Errorf("%d dead letters, %v", len(list), err)
+			}
+			if s.most > graph.MaxRecord {
+				t.Errorf("a row has %d bytes", s.most)
+			}
+			h.end()
+		}
+	})
+}
