@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"strings"
 	"testing"
@@ -58,4 +59,62 @@ func TestWhatIsTooMuchForARecordEndsNobody(t *testing.T) {
 			h.end()
 		}
 	})
+}
+
+// TestOnAFullDiskOthersCursorsStillMove: whoever needs new rows waits for room, and
+// nobody else does.
+func TestOnAFullDiskOthersCursorsStillMove(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		l, b := &fullLedger{mapLedger: newLedger()}, new(board)
+		h := startWith(t, l, b, Options{})
+		bad := &target{name: "sink/bad", answer: func(sent) (int, string) { return 503, "" }}
+		good := &target{name: "sink/good"}
+		h.attach(bad, Settings{})
+		h.attach(good, Settings{})
+		l.full = true
+		h.add(prompt(10)...)
+		time.Sleep(10 * time.Second)
+		left := l.copy()
+		h.end2()
+		h = start1(t, left, b, Options{})
+		again, both := len(good.calls()), len(bad.calls())
+		h.attach(bad, Settings{})
+		h.attach(good, Settings{})
+		time.Sleep(10 * time.Second)
+		if n := len(good.calls()) - again; n != 0 {
+			t.Errorf("%d calls were repeated", n)
+		}
+		if len(bad.calls()) == both {
+			t.Error("what had no row was not called again")
+		}
+		h.end()
+	})
+}
+
+// A fullLedger takes no new keys while it is full.
+type fullLedger struct {
+	*mapLedger
+	full bool
+}
+
+func (l *fullLedger) PutRecords(ctx context.Context, records []graph.Record) error {
+	l.mu.Lock()
+	for _, r := range records {
+		if _, known := l.rows[r.Key]; l.full && r.Value != nil && !known {
+			l.mu.Unlock()
+			return &graph.NoSpaceError{}
+		}
+	}
+	l.mu.Unlock()
+	return l.mapLedger.PutRecords(ctx, records)
+}
+
+var errNoSpace *graph.NoSpaceError
+
+// end2 ends an engine whose disk is full.
+func (h *house) end2() {
+	h.t.Helper()
+	if err := h.stop(); !errors.As(err, &errNoSpace) {
+		h.t.Error(err)
+	}
 }

@@ -242,6 +242,14 @@ type house struct {
 
 func start1(t *testing.T, l *mapLedger, b *board, o Options) *house {
 	t.Helper()
+	h := startWith(t, l, b, o)
+	h.ledger = l
+	return h
+}
+
+// startWith is start1 on a ledger of another kind.
+func startWith(t *testing.T, l Ledger, b *board, o Options) *house {
+	t.Helper()
 	o.Head, o.Oldest = b.head, b.first
 	if o.Random == nil {
 		o.Random = func() float64 { return 0.5 }
@@ -253,7 +261,7 @@ func start1(t *testing.T, l *mapLedger, b *board, o Options) *house {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.Run(ctx) }()
-	return &house{t, l, b, e, func() error { cancel(); return <-done }}
+	return &house{t, nil, b, e, func() error { cancel(); return <-done }}
 }
 
 func (h *house) end() {

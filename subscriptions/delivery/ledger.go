@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"hash/fnv"
 	"maps"
@@ -198,10 +199,10 @@ func (e *Engine) Flush(ctx context.Context) error {
 	if len(rows) == 0 {
 		return nil
 	}
-	err := e.write(ctx, rows)
+	left, err := e.write(ctx, rows)
 	if err != nil {
 		e.mu.Lock()
-		for key, value := range rows {
+		for key, value := range left {
 			if _, newer := e.rows[key]; !newer {
 				e.rows[key] = value
 			}
@@ -213,9 +214,66 @@ func (e *Engine) Flush(ctx context.Context) error {
 	return nil
 }
 
-// write puts rows in an order in which each part may be the last one: what takes over
+// write puts rows, and returns those that are left if it fails. On a disk that is nearly
+// full outlets that need new rows wait for room, with all of theirs, and the others'
+// cursors still move.
+func (e *Engine) write(ctx context.Context, rows map[string][]byte) (left map[string][]byte, err error) {
+	err = e.writeAll(ctx, rows)
+	var full *graph.NoSpaceError
+	if err == nil || !errors.As(err, &full) {
+		return rows, err
+	}
+	frugal, groups := map[string][]byte{}, byOutlet(rows)
+	for name, group := range groups {
+		if !addsRows(group) {
+			maps.Copy(frugal, group)
+			delete(groups, name)
+		}
+	}
+	if err := e.writeAll(ctx, frugal); err != nil {
+		maps.Copy(groups, byOutlet(frugal))
+	}
+	left = map[string][]byte{}
+	for _, group := range groups {
+		if e.writeAll(ctx, group) != nil {
+			maps.Copy(left, group)
+		}
+	}
+	if len(left) == 0 {
+		return nil, nil
+	}
+	return left, err
+}
+
+// byOutlet sorts rows by the outlet whose they are; that of the brake is "".
+func byOutlet(rows map[string][]byte) map[string]map[string][]byte {
+	groups := map[string]map[string][]byte{}
+	for key, value := range rows {
+		name := ""
+		if key != keyBrake {
+			name, _, _ = strings.Cut(key[len(keyOutlet):], separator) // all prefixes are as long
+		}
+		if groups[name] == nil {
+			groups[name] = map[string][]byte{}
+		}
+		groups[name][key] = value
+	}
+	return groups
+}
+
+// addsRows reports whether some of rows may be new ones.
+func addsRows(rows map[string][]byte) bool {
+	for key, value := range rows {
+		if value != nil && !strings.HasPrefix(key, keyOutlet) {
+			return true
+		}
+	}
+	return false
+}
+
+// writeAll puts rows in an order in which each part may be the last one: what takes over
 // from a cursor, then cursors, then what is done with.
-func (e *Engine) write(ctx context.Context, rows map[string][]byte) error {
+func (e *Engine) writeAll(ctx context.Context, rows map[string][]byte) error {
 	order := func(key string) int {
 		switch {
 		case rows[key] == nil:
