@@ -350,8 +350,15 @@ func (out *outlet) replay(at uint64) {
 	out.version++
 	out.stuck = nil
 	retries := slices.DeleteFunc(out.retries, func(it *item) bool { return it.row == "" })
-	out.retries, out.keys, out.open, out.held = nil, nil, nil, nil
 	var waiting []*item
+	for _, list := range out.held {
+		for _, it := range list {
+			if it.row != "" {
+				waiting = append(waiting, it)
+			}
+		}
+	}
+	out.retries, out.keys, out.open, out.held = nil, nil, nil, nil
 	for i := range out.lanes {
 		for q := &out.lanes[i].waiting; q.len() > 0; {
 			if it := q.pop(); it.row != "" && !it.dropped {

@@ -28,31 +28,35 @@ func (e *Engine) mayStart(out *outlet, it *item) start {
 			e.want(prev)
 			return unread
 		}
-		if prev.owes(it.piece.Bucket, it.piece.Until) {
+		if prev.owes(&it.piece) {
 			return bucketOpen
 		}
 	}
 	return starts
 }
 
-// owes reports whether something of a bucket at or before a position is not
-// acknowledged.
-func (out *outlet) owes(bucket string, at uint64) bool {
-	if bucket == "" {
+// owes reports whether something of p's bucket at or before p is not acknowledged. Of
+// the other lane only what was tried counts: an own edit does not wait for a fan-out that
+// nobody has sent yet, for that is sent after it at each stage.
+func (out *outlet) owes(p *Piece) bool {
+	if p.Bucket == "" {
 		return false
 	}
-	for it := range out.open[bucket] {
-		if it.piece.After < at {
+	for it := range out.open[p.Bucket] {
+		if it.piece.After < p.Until && (it.piece.Lane == p.Lane || it.tried()) {
 			return true
 		}
 	}
-	for _, letter := range out.dead[bucket] {
-		if letter.after < at {
+	for _, letter := range out.dead[p.Bucket] {
+		if letter.after < p.Until {
 			return true
 		}
 	}
 	return false
 }
+
+// tried reports whether it was called, or is, or could not be.
+func (it *item) tried() bool { return it.calling || it.attempt > 0 || it.row != "" }
 
 // hold has an item wait for its bucket.
 func (out *outlet) hold(it *item) {
@@ -95,9 +99,10 @@ func (e *Engine) progress(out *outlet) {
 	}
 }
 
-// acknowledged lets those go on that waited for a bucket. A dead letter of the same key
-// is made good by it.
+// acknowledged lets those go on that waited for a bucket. What is older of the same key
+// is made good by it: what waits in the other lane, and dead letters.
 func (e *Engine) acknowledged(out *outlet, it *item) {
+	e.overtake(out, &it.piece)
 	bucket := it.piece.Bucket
 	if bucket == "" {
 		return
@@ -109,6 +114,25 @@ func (e *Engine) acknowledged(out *outlet, it *item) {
 		}
 	}
 	e.freed(out, bucket)
+}
+
+// overtake drops what waits in the other lane and is older than p, which was taken and
+// is about the same: sent later it would say what is not so any more.
+func (e *Engine) overtake(out *outlet, p *Piece) {
+	if p.Key == "" {
+		return
+	}
+	old := out.keys[subject{1 - p.Lane, p.Key}]
+	if old == nil || old.calling || old.piece.Until > p.Until {
+		return
+	}
+	e.stats.Merged++
+	out.seen.Merged++
+	out.dropHeld(old)
+	out.dropRetry(old)
+	old.dropped = true // if it waits for its call
+	out.settled(old)
+	e.dropRow(out, old)
 }
 
 // freed has those behind an outlet look at a bucket again.
