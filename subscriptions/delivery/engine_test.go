@@ -67,6 +67,13 @@ func (l *mapLedger) Records(prefix string, f func(key string, value []byte) erro
 	return nil
 }
 
+// refuse has all writes fail, or none.
+func (l *mapLedger) refuse(err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.fail = err
+}
+
 // copy is what a crash leaves.
 func (l *mapLedger) copy() *mapLedger {
 	l.mu.Lock()

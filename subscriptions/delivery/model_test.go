@@ -80,7 +80,7 @@ func (c *course) begin() {
 
 // step does one random thing.
 func (c *course) step() {
-	switch n := c.rng.IntN(20); {
+	switch n := c.rng.IntN(25); {
 	case n < 10:
 		var notes []note
 		for range 1 + c.rng.IntN(5) {
@@ -92,20 +92,62 @@ func (c *course) step() {
 		time.Sleep(time.Duration(c.rng.IntN(3000)) * time.Millisecond)
 	case n < 16:
 		time.Sleep(time.Duration(c.rng.IntN(3)) * time.Hour)
-	case n < 18: // a crash: what was not written is lost, and so is what comes of calls in flight
-		left := c.ledger.copy()
-		c.house.end()
-		c.ledger = left
-		c.begin()
-	case n < 19:
+	case n < 18:
+		c.crash()
+	case n < 23:
+		c.touch(c.targets[c.rng.IntN(len(c.targets))])
+	case n < 24:
 		if err := c.house.e.Pause(c.t.Context(), !c.house.e.Paused()); err != nil {
 			c.t.Fatal(err)
 		}
-	default:
-		o := c.targets[c.rng.IntN(len(c.targets))]
-		if err := c.house.e.Control(c.t.Context(), o.name, []string{"pause", "resume"}[c.rng.IntN(2)], graph.Cursor{}); err != nil {
-			c.t.Fatal(err)
+	default: // a disk that is full for a while, and perhaps at a crash
+		c.ledger.refuse(&graph.NoSpaceError{})
+		c.house.add(note{key: "b0/0", bucket: "b0"})
+		time.Sleep(time.Duration(c.rng.IntN(20)) * time.Second)
+		if c.rng.IntN(2) == 0 {
+			c.crash()
 		}
+		c.ledger.refuse(nil)
+	}
+}
+
+// crash is a new start: what was not written is lost, and so is what comes of calls in
+// flight.
+func (c *course) crash() {
+	left := c.ledger.copy()
+	if err := c.house.stop(); err != nil && c.ledger.fail == nil {
+		c.t.Error(err)
+	}
+	c.ledger = left
+	c.begin()
+}
+
+// touch does something to one outlet.
+func (c *course) touch(o *target) {
+	e, ctx := c.house.e, c.t.Context()
+	var err error
+	switch c.rng.IntN(5) {
+	case 0:
+		err = e.Control(ctx, o.name, []string{"pause", "resume"}[c.rng.IntN(2)], graph.Cursor{})
+	case 1:
+		c.house.attach(o, c.specs[o.name])
+	case 2:
+		if err = e.Detach(ctx, o.name, false); err == nil {
+			time.Sleep(time.Duration(c.rng.IntN(3000)) * time.Millisecond)
+			c.house.attach(o, c.specs[o.name])
+		}
+	case 3:
+		var letters []Letter
+		if letters, _, err = e.DeadLetters(ctx, o.name, "", 3, nil); err == nil {
+			_, err = e.Replay(ctx, letters, float64(c.rng.IntN(3)))
+		}
+	default: // not forwards, for that is to lose what lies between
+		at := c.house.state(o.name).Cursors
+		at[0].Seq = uint64(c.rng.Int64N(int64(min(at[0].Seq, at[1].Seq)) + 1))
+		err = e.Control(ctx, o.name, "replay", at[0])
+	}
+	if err != nil {
+		c.t.Fatal(err)
 	}
 }
 
@@ -171,8 +213,17 @@ func (c *course) complete(o *target) {
 func (c *course) inOrder(o *target) {
 	c.t.Helper()
 	var until [2]uint64
+	type try struct {
+		lane         graph.Lane
+		after, until uint64
+		attempt      int
+	}
+	tries := map[try]bool{}
 	for _, s := range o.calls() {
 		p := s.piece
+		if tries[try{p.Lane, p.After, p.Until, s.attempt}] = true; s.attempt > 1 && !tries[try{p.Lane, p.After, p.Until, s.attempt - 1}] {
+			c.t.Errorf("%s: attempt %d is for (%d, %d], and the one before it was not", o.name, s.attempt, p.After, p.Until)
+		}
 		passed := until[p.Lane]
 		for passed < p.After && c.board.notes[passed].lane != p.Lane {
 			passed++
