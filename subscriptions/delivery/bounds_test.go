@@ -118,3 +118,31 @@ func (h *house) end2() {
 		h.t.Error(err)
 	}
 }
+
+func TestALetterThatIsWrittenTwiceIsOne(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		ledger, b := newLedger(), new(board)
+		h := start1(t, ledger, b, Options{})
+		o := &target{name: "sink/a", answer: func(sent) (int, string) { return 400, "" }}
+		h.attach(o, Settings{})
+		h.add(note{key: "k", bucket: "b"})
+		for range 3 {
+			time.Sleep(time.Minute)
+			if err := h.e.Control(t.Context(), o.name, "replay", graph.Cursor{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		time.Sleep(time.Minute)
+		if s := h.state(o.name); s.Letters != 1 || len(o.calls()) != 4 {
+			t.Errorf("%d calls, %d letters", len(o.calls()), s.Letters)
+		}
+		list, _, err := h.e.DeadLetters(t.Context(), "", "", 0, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n, err := h.e.Drop(t.Context(), list); n != 1 || err != nil || h.state(o.name).Letters != 0 {
+			t.Errorf("dropped %d, %v, %d are left", n, err, h.state(o.name).Letters)
+		}
+		h.end()
+	})
+}

@@ -47,7 +47,7 @@ type outlet struct {
 	retries []*item                      // by due
 	stuck   *item                        // of a serial outlet: what failed and is called again
 	rows    int                          // of them and of the held, on disk
-	letters int                          // dead ones
+	letters map[string]struct{}          // ids of the dead ones
 	version int                          // counts replays
 
 	before   *outlet // of the same name, whose calls are to end first
@@ -185,7 +185,7 @@ func (out *outlet) wantsCut() bool {
 }
 
 func (out *outlet) laneWantsCut(l lane) bool {
-	if l.news == l.had || out.rests || out.rows >= maxRetries || out.letters >= maxDead {
+	if l.news == l.had || out.rests || out.rows >= maxRetries || len(out.letters) >= maxDead {
 		return false
 	}
 	if out.settings.Serial {

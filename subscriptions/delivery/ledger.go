@@ -34,7 +34,7 @@ type rest struct {
 	Seen     progress  `json:"seen,omitzero"`
 
 	retries []*saved
-	letters int
+	letters map[string]struct{}
 	dead    map[string]map[string]letter
 }
 
@@ -123,7 +123,7 @@ func (e *Engine) load(only string) error {
 			if err := json.Unmarshal(value, &l); err != nil {
 				return err
 			}
-			r.letters++
+			r.letters = addID(r.letters, id)
 			if b := l.Piece.Bucket; b != "" && !good[name+separator+id] {
 				r.dead = addLetter(r.dead, b, id, letter{l.Piece.After, l.Piece.Until, l.Piece.Key})
 			}

@@ -59,6 +59,14 @@ func addLetter(m map[string]map[string]letter, bucket, id string, l letter) map[
 	return m
 }
 
+func addID(ids map[string]struct{}, id string) map[string]struct{} {
+	if ids == nil {
+		ids = map[string]struct{}{}
+	}
+	ids[id] = struct{}{}
+	return ids
+}
+
 // unbury forgets that somebody waits for a letter.
 func (out *outlet) unbury(bucket, id string) {
 	delete(out.dead[bucket], id)
@@ -79,7 +87,8 @@ func (e *Engine) bury(out *outlet, it *item, a *Answer, r *http.Request, now tim
 	}
 	id := it.piece.id()
 	e.rows[keyDead+out.name+separator+id] = l.fit()
-	out.letters++
+	e.rows[keyMadeGood+out.name+separator+id] = nil // of a time before it was cut again
+	out.letters = addID(out.letters, id)
 	out.seen.Dead++
 	e.stats.Dead++
 	out.settled(it)
@@ -292,7 +301,7 @@ func (e *Engine) Drop(ctx context.Context, letters []Letter) (n int, err error) 
 			e.mu.Lock()
 			e.rows[keyDead+l.Outlet+separator+id], e.rows[keyMadeGood+l.Outlet+separator+id] = nil, nil
 			if r := e.resting[l.Outlet]; r != nil {
-				r.letters--
+				delete(r.letters, id)
 				delete(r.dead[l.Piece.Bucket], id)
 			}
 			e.mu.Unlock()
@@ -363,7 +372,7 @@ func (e *Engine) readRow(key string) (value []byte, err error) {
 // lift takes a dead letter from its outlet. The lock is held.
 func (e *Engine) lift(out *outlet, l *Letter, id string) {
 	e.rows[keyDead+out.name+separator+id], e.rows[keyMadeGood+out.name+separator+id] = nil, nil
-	out.letters--
+	delete(out.letters, id)
 	out.unbury(l.Piece.Bucket, id)
 	e.changed[out] = struct{}{}
 }
