@@ -146,3 +146,34 @@ func TestALetterThatIsWrittenTwiceIsOne(t *testing.T) {
 		h.end()
 	})
 }
+
+func TestWhatIsLeftOfAnAnswerIsReadSoThatItsConnectionLives(t *testing.T) {
+	body := strings.NewReader(strings.Repeat("x", 10<<10))
+	o := &answering{body: body}
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		o.target = &target{name: "sink/a", board: h.board}
+		if err := h.e.Attach(t.Context(), o.name, o, Settings{Caller: o}); err != nil {
+			t.Fatal(err)
+		}
+		h.add(prompt(1)...)
+		time.Sleep(time.Second)
+		if body.Len() != 0 {
+			t.Errorf("%d bytes are left", body.Len())
+		}
+		h.end()
+	})
+}
+
+type answering struct {
+	*target
+	body *strings.Reader
+}
+
+type closing struct{ *strings.Reader }
+
+func (closing) Close() error { return nil }
+
+func (o *answering) Do(*http.Request) (*http.Response, error) {
+	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: closing{o.body}}, nil
+}

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/internal/bubble"
 )
 
@@ -60,6 +61,66 @@ func TestASerialOutletThatIsAttachedAgainWaitsForItsCall(t *testing.T) {
 		}
 		if calls := o.calls(); calls[len(calls)-1].piece.Until != 5 || len(h.e.hosts) != 1 {
 			t.Errorf("%d calls, %d hosts", len(calls), len(h.e.hosts))
+		}
+		h.end()
+	})
+}
+
+func TestRetryAfterHoldsTheWholeOutlet(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		first := true
+		o := &target{name: "sink/a", answer: func(sent) (int, string) {
+			if first {
+				first = false
+				return 429, "600"
+			}
+			return 200, ""
+		}}
+		h.attach(o, Settings{Concurrency: 4})
+		h.add(prompt(1)...)
+		time.Sleep(time.Second)
+		h.add(prompt(10)...)
+		time.Sleep(9 * time.Minute)
+		if n := len(o.calls()); n != 1 {
+			t.Errorf("%d calls within the time that was asked for", n)
+		}
+		time.Sleep(2 * time.Minute)
+		if n := len(o.calls()); n != 12 {
+			t.Errorf("%d calls afterwards", n)
+		}
+		h.end()
+	})
+}
+
+// TestIdleCursorsKeepAheadOfTheTrimming, in few writes, and never pass what waits.
+func TestIdleCursorsKeepAheadOfTheTrimming(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		idle, paused := &target{name: "websub/idle", merge: true}, &target{name: "websub/paused", merge: true}
+		h.attach(idle, Settings{Serial: true})
+		h.attach(paused, Settings{Serial: true})
+		if err := h.e.Control(t.Context(), paused.name, "pause", graph.Cursor{}); err != nil {
+			t.Fatal(err)
+		}
+		h.add(prompt(1)...)
+		time.Sleep(time.Second)
+		puts := h.ledger.puts
+		for range 1000 {
+			h.board.add(prompt(100)...) // not for them
+			time.Sleep(5 * time.Minute)
+			h.board.mu.Lock()
+			h.board.oldest = uint64(max(0, len(h.board.notes)-5000))
+			h.board.mu.Unlock()
+			if s := h.state(idle.name); min(s.Cursors[0].Seq, s.Cursors[1].Seq) < h.board.first().Seq {
+				t.Fatalf("at %d a cursor is %v", h.board.first().Seq, s.Cursors)
+			}
+		}
+		if n := h.ledger.puts - puts; n > 150 {
+			t.Errorf("%d writes", n)
+		}
+		if s := h.state(paused.name); s.Cursors[0].Seq != 0 {
+			t.Errorf("one that was not told passed what waits: %+v", s)
 		}
 		h.end()
 	})

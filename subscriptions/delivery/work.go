@@ -11,8 +11,13 @@ import (
 	"github.com/freshwire/freshwire/graph"
 )
 
-// maxBody bounds what is read of an answer, in bytes: it is shown to people alone.
-const maxBody = 1 << 10
+const (
+	// maxBody bounds what is kept of an answer, in bytes: it is shown to people alone.
+	maxBody = 1 << 10
+	// maxRest bounds what is read of it beyond that, in bytes, so that its connection
+	// lives: one that has more is closed.
+	maxRest = 16 << 10
+)
 
 // cut reads the journal for an outlet: the prompt lane, and the other one unless the
 // outlet is serial and has something to do by then.
@@ -252,6 +257,7 @@ func (e *Engine) attempt(ctx context.Context, out *outlet, it *item) (*http.Requ
 	defer resp.Body.Close()
 	// Whatever the body is, the status has come.
 	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+	_, _ = io.CopyN(io.Discard, resp.Body, maxRest)
 	return r, Answer{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), e.o.Clock()), Body: string(body)}
 }
 
@@ -276,7 +282,10 @@ func (e *Engine) settle(out *outlet, it *item, verdict Verdict, a *Answer, r *ht
 	e.stats.Calls++
 	switch verdict {
 	case Done, Ignored, Refused:
-		out.failures, out.until = 0, time.Time{}
+		if out.broken() { // what an answer asked for stays
+			out.until = time.Time{}
+		}
+		out.failures = 0
 	default:
 		out.failures++
 		out.seen.LastError, out.seen.FailedAt = errorText(a), now
@@ -322,9 +331,13 @@ func (e *Engine) goOn(out *outlet, it *item) {
 // failed has an item tried again, or gives it up.
 func (e *Engine) failed(out *outlet, it *item, a *Answer, r *http.Request, now time.Time) {
 	schedule := &out.settings.Schedule
+	// What an answer asks for is for all calls: it is too much, or it is down.
+	wait := a.RetryAfter
 	if out.broken() {
-		wait := brokenSteps.wait(out.failures-brokenAfter+1, e.o.Random())
-		out.until = now.Add(max(wait, a.RetryAfter))
+		wait = max(wait, brokenSteps.wait(out.failures-brokenAfter+1, e.o.Random()))
+	}
+	if until := now.Add(wait); wait > 0 && until.After(out.until) {
+		out.until = until
 	}
 	switch {
 	case it.next != nil: // which says the same and more
