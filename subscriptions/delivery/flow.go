@@ -345,12 +345,25 @@ func (out *outlet) resume() {
 	out.news()
 }
 
-// replay begins again at a position. What has a row keeps it.
+// replay begins again at a position. What has a row keeps it, and a call in flight stays
+// what others wait for.
 func (out *outlet) replay(at uint64) {
 	out.version++
 	out.stuck = nil
 	retries := slices.DeleteFunc(out.retries, func(it *item) bool { return it.row == "" })
-	var waiting []*item
+	var waiting, calling []*item
+	for _, it := range out.keys {
+		if it.calling {
+			calling = append(calling, it)
+		}
+	}
+	for _, items := range out.open {
+		for it := range items {
+			if it.calling && it.piece.Key == "" {
+				calling = append(calling, it)
+			}
+		}
+	}
 	for _, list := range out.held {
 		for _, it := range list {
 			if it.row != "" {
@@ -369,5 +382,15 @@ func (out *outlet) replay(at uint64) {
 	}
 	for _, it := range append(retries, waiting...) {
 		out.addRetry(it)
+	}
+	for _, it := range calling {
+		out.remember(it)
+		switch next := it.next; {
+		case next == nil:
+		case next.row == "":
+			it.next = nil // it is cut again
+		default:
+			out.rememberBucket(next)
+		}
 	}
 }

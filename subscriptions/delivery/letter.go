@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -239,26 +240,59 @@ func (e *Engine) DeadLetter(ctx context.Context, text string) (l Letter, err err
 	return readLetter(key, value)
 }
 
-// about is the same for letters of one outlet that say the same.
+// about is the same for letters of one outlet that say the same; of a piece without a
+// key each says something else.
 func (l *Letter) about() string {
+	if l.Piece.Key == "" {
+		return l.ID
+	}
 	return fmt.Sprint(l.Outlet, separator, l.Piece.Lane, separator, l.Piece.Key)
 }
 
-// Replay has dead letters called again, with all attempts before them, at most rate a
-// second (0 means at once); of those with one key the newest alone, or what is on its
-// way and newer. It returns how many letters that made good; those that are not there
-// any more stay away, and those whose outlet is not attached, has no room for them or is
-// about to say something older of the same key stay what they are. It is durable when
-// Replay returns.
-func (e *Engine) Replay(ctx context.Context, letters []Letter, rate float64) (n int, err error) {
-	due := e.o.Clock()
-	newest := map[string]uint64{} // of those that say the same
-	for i := range letters {
-		what := letters[i].about()
-		newest[what] = max(newest[what], letters[i].Piece.Until)
-	}
+// together puts letters that say the same together, the newest first, else in their order.
+func together(letters []Letter) (groups [][]*Letter) {
+	at := map[string]int{}
 	for i := range letters {
 		l := &letters[i]
+		n, known := at[l.about()]
+		if !known {
+			n = len(groups)
+			at[l.about()], groups = n, append(groups, nil)
+		}
+		groups[n] = append(groups[n], l)
+	}
+	for _, group := range groups {
+		slices.SortStableFunc(group, func(a, b *Letter) int { return cmp.Compare(b.Piece.Until, a.Piece.Until) })
+	}
+	return groups
+}
+
+// Replay has dead letters called again, with all attempts before them, at most rate a
+// second (0 means at once); of those with one key the newest alone, or what waits and is
+// newer. It returns how many letters that made good; those that are not there any more
+// stay away, and those whose outlet is not attached, has no room for them, or is saying
+// something of the same key stay what they are. It is durable when Replay returns.
+func (e *Engine) Replay(ctx context.Context, letters []Letter, rate float64) (n int, err error) {
+	due := e.o.Clock()
+	for _, group := range together(letters) {
+		lifted, err := e.replay(group, due)
+		if err != nil {
+			return n, err
+		}
+		if n += lifted; lifted > 0 && rate > 0 {
+			due = due.Add(time.Duration(float64(time.Second) / rate))
+		}
+	}
+	return n, e.Flush(ctx)
+}
+
+// replay has the newest letter that is still there called for all of a group.
+func (e *Engine) replay(group []*Letter, due time.Time) (n int, err error) {
+	after := group[0].Piece.After
+	for _, l := range group {
+		after = min(after, l.Piece.After)
+	}
+	for _, l := range group {
 		out, id, err := e.dig(l)
 		if errors.Is(err, ErrUnknown) {
 			continue
@@ -266,28 +300,45 @@ func (e *Engine) Replay(ctx context.Context, letters []Letter, rate float64) (n 
 		if err != nil {
 			return n, err
 		}
-		old := out.keys[l.Piece.subject()]
-		said := l.Piece.Key != "" && (newest[l.about()] > l.Piece.Until || old != nil && old.piece.Until >= l.Piece.Until)
-		if !said && (out.rows >= maxRetries || l.Piece.Key != "" && old != nil) {
+		// Whoever is behind the outlet waits for the oldest of them from here on.
+		if n == 0 && !e.carry(out, l, after, due) {
 			e.mu.Unlock()
-			continue
+			return 0, nil
 		}
+		n++
 		e.lift(out, l, id)
-		if !said {
-			it := &item{piece: l.Piece, due: due, first: l.First}
-			out.addRetry(it)
-			e.writeRow(out, it, false)
-		}
 		e.want(out)
 		e.freed(out, l.Piece.Bucket)
 		e.advance()
 		e.mu.Unlock()
-		n++
-		if rate > 0 {
-			due = due.Add(time.Duration(float64(time.Second) / rate))
-		}
 	}
-	return n, e.Flush(ctx)
+	return n, nil
+}
+
+// carry finds what is called for a letter and for all of its key after a position:
+// something that waits and is newer, or the letter's own piece. It reports whether there
+// is such a thing, and room for it. The lock is held.
+func (e *Engine) carry(out *outlet, l *Letter, after uint64, due time.Time) bool {
+	old := out.keys[l.Piece.subject()]
+	if l.Piece.Key == "" {
+		old = nil
+	}
+	switch {
+	case (old == nil || old.row == "") && out.rows >= maxRetries:
+		return false
+	case old == nil:
+		it := &item{piece: l.Piece, due: due, first: l.First}
+		it.piece.After = min(it.piece.After, after)
+		out.addRetry(it)
+		e.writeRow(out, it, false)
+	case old.calling || old.piece.Until < l.Piece.Until:
+		return false
+	default:
+		// With a row, or a crash would forget since when others wait for it.
+		old.piece.After = min(old.piece.After, after)
+		e.writeRow(out, old, !slices.Contains(out.retries, old))
+	}
+	return true
 }
 
 // Drop deletes dead letters, and returns how many of them were there. Who waits for one
