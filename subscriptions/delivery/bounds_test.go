@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -71,7 +72,7 @@ func TestOnAFullDiskOthersCursorsStillMove(t *testing.T) {
 		good := &target{name: "sink/good"}
 		h.attach(bad, Settings{})
 		h.attach(good, Settings{})
-		l.full = true
+		l.full.Store(true)
 		h.add(prompt(10)...)
 		time.Sleep(10 * time.Second)
 		left := l.copy()
@@ -94,13 +95,13 @@ func TestOnAFullDiskOthersCursorsStillMove(t *testing.T) {
 // A fullLedger takes no new keys while it is full.
 type fullLedger struct {
 	*mapLedger
-	full bool
+	full atomic.Bool
 }
 
 func (l *fullLedger) PutRecords(ctx context.Context, records []graph.Record) error {
 	l.mu.Lock()
 	for _, r := range records {
-		if _, known := l.rows[r.Key]; l.full && r.Value != nil && !known {
+		if _, known := l.rows[r.Key]; l.full.Load() && r.Value != nil && !known {
 			l.mu.Unlock()
 			return &graph.NoSpaceError{}
 		}
@@ -158,10 +159,10 @@ func TestWhatIsLeftOfAnAnswerIsReadSoThatItsConnectionLives(t *testing.T) {
 		}
 		h.add(prompt(1)...)
 		time.Sleep(time.Second)
+		h.end()
 		if body.Len() != 0 {
 			t.Errorf("%d bytes are left", body.Len())
 		}
-		h.end()
 	})
 }
 

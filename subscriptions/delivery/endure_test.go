@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,9 +13,10 @@ import (
 func TestWhoComesBackAfterItWasGivenUpNeedsNoNews(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		h := start1(t, newLedger(), new(board), Options{})
-		down := true
+		var down atomic.Bool
+		down.Store(true)
 		o := &target{name: "websub/a", merge: true, answer: func(sent) (int, string) {
-			if down {
+			if down.Load() {
 				return 503, ""
 			}
 			return 200, ""
@@ -29,7 +31,7 @@ func TestWhoComesBackAfterItWasGivenUpNeedsNoNews(t *testing.T) {
 		if tried > 30 {
 			t.Errorf("tried %d times", tried)
 		}
-		down = false
+		down.Store(false)
 		time.Sleep(24 * time.Hour)
 		calls := o.calls()
 		if last := calls[len(calls)-1]; last.status != 200 || last.piece.After != 0 || last.piece.Until != 3 {
@@ -56,11 +58,11 @@ func TestASerialOutletThatIsAttachedAgainWaitsForItsCall(t *testing.T) {
 		}
 		h.attach(o, Settings{Serial: true})
 		time.Sleep(time.Minute)
-		if o.most != 1 {
-			t.Errorf("%d calls at once", o.most)
+		if most := o.mostOpen(); most != 1 {
+			t.Errorf("%d calls at once", most)
 		}
-		if calls := o.calls(); calls[len(calls)-1].piece.Until != 5 || len(h.e.hosts) != 1 {
-			t.Errorf("%d calls, %d hosts", len(calls), len(h.e.hosts))
+		if calls := o.calls(); calls[len(calls)-1].piece.Until != 5 || h.hosts() != 1 {
+			t.Errorf("%d calls, %d hosts", len(calls), h.hosts())
 		}
 		h.end()
 	})
@@ -69,10 +71,9 @@ func TestASerialOutletThatIsAttachedAgainWaitsForItsCall(t *testing.T) {
 func TestRetryAfterHoldsTheWholeOutlet(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		h := start1(t, newLedger(), new(board), Options{})
-		first := true
+		var later atomic.Bool
 		o := &target{name: "sink/a", answer: func(sent) (int, string) {
-			if first {
-				first = false
+			if !later.Swap(true) {
 				return 429, "600"
 			}
 			return 200, ""
@@ -105,7 +106,7 @@ func TestIdleCursorsKeepAheadOfTheTrimming(t *testing.T) {
 		}
 		h.add(prompt(1)...)
 		time.Sleep(time.Second)
-		puts := h.ledger.puts
+		puts := h.ledger.written()
 		for range 1000 {
 			h.board.add(prompt(100)...) // not for them
 			time.Sleep(5 * time.Minute)
@@ -116,7 +117,7 @@ func TestIdleCursorsKeepAheadOfTheTrimming(t *testing.T) {
 				t.Fatalf("at %d a cursor is %v", h.board.first().Seq, s.Cursors)
 			}
 		}
-		if n := h.ledger.puts - puts; n > 150 {
+		if n := h.ledger.written() - puts; n > 150 {
 			t.Errorf("%d writes", n)
 		}
 		if s := h.state(paused.name); s.Cursors[0].Seq != 0 {

@@ -67,6 +67,13 @@ func (l *mapLedger) Records(prefix string, f func(key string, value []byte) erro
 	return nil
 }
 
+// written is how often it was written to.
+func (l *mapLedger) written() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.puts
+}
+
 // refuse has all writes fail, or none.
 func (l *mapLedger) refuse(err error) {
 	l.mu.Lock()
@@ -231,6 +238,13 @@ func (o *target) Do(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
+// mostOpen is how many calls it had at once.
+func (o *target) mostOpen() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.most
+}
+
 // calls returns what was called so far.
 func (o *target) calls() []sent {
 	o.mu.Lock()
@@ -281,7 +295,9 @@ func (h *house) end() {
 // attach attaches an outlet that calls itself.
 func (h *house) attach(o *target, s Settings) {
 	h.t.Helper()
-	o.board = h.board
+	if o.board == nil { // it may be called already
+		o.board = h.board
+	}
 	s.Caller = o
 	if s.Host == "" {
 		s.Host = o.name
@@ -309,6 +325,13 @@ func (h *house) state(name string) State {
 		h.t.Fatalf("no outlet %s", name)
 	}
 	return s
+}
+
+// hosts is how many the engine remembers.
+func (h *house) hosts() int {
+	h.e.mu.Lock()
+	defer h.e.mu.Unlock()
+	return len(h.e.hosts)
 }
 
 // positions says which pieces were called, in order.
@@ -511,7 +534,9 @@ func TestAHostThatHangsDelaysNobodyElse(t *testing.T) {
 		}
 		open := 0
 		for _, b := range bad {
+			b.mu.Lock()
 			open += b.open
+			b.mu.Unlock()
 		}
 		if open != 4 {
 			t.Errorf("%d calls hang at one host", open)
@@ -643,8 +668,8 @@ func TestAnotherCallWaitsForItsPlace(t *testing.T) {
 			}
 		})
 		wg.Wait()
-		if o.most != 2 || len(h.e.hosts) != 0 {
-			t.Errorf("%d calls at once, %d hosts are remembered", o.most, len(h.e.hosts))
+		if most, hosts := o.mostOpen(), h.hosts(); most != 2 || hosts != 0 {
+			t.Errorf("%d calls at once, %d hosts are remembered", most, hosts)
 		}
 		h.end()
 	})

@@ -3,6 +3,7 @@ package delivery
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -67,9 +68,10 @@ func TestALaterAcknowledgementOfAKeyStandsForWhatFailedBefore(t *testing.T) {
 func TestBeginningAgainKeepsWhatIsHeld(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		h := start1(t, newLedger(), new(board), Options{})
-		stuck := true
+		var stuck atomic.Bool
+		stuck.Store(true)
 		inner := &target{name: "sink/inner", answer: func(sent) (int, string) {
-			if stuck {
+			if stuck.Load() {
 				return 503, ""
 			}
 			return 200, ""
@@ -82,7 +84,7 @@ func TestBeginningAgainKeepsWhatIsHeld(t *testing.T) {
 		if err := h.e.Control(t.Context(), outer.name, "replay", h.board.head()); err != nil {
 			t.Fatal(err)
 		}
-		stuck = false
+		stuck.Store(false)
 		time.Sleep(time.Hour)
 		if got := positions(outer.calls()); fmt.Sprint(got) != "[1]" {
 			t.Errorf("the outer stage was called for %v", got)
