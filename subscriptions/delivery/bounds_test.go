@@ -178,3 +178,15 @@ func (closing) Close() error { return nil }
 func (o *answering) Do(*http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: closing{o.body}}, nil
 }
+
+func TestLettersShowWhatWasPurgedAndNoSecret(t *testing.T) {
+	for header, hidden := range map[string]bool{
+		"Surrogate-Key": false, "Xkey-Purge": false, "xkey": false, "Content-Type": false, "Host": false,
+		"Authorization": true, "Fastly-Key": true, "X-Api-Key": true, "X-Hub-Signature": true, "Webhook-Signature": true, "Cookie": true,
+		"X-Auth-Email": true, "Private-Token": true,
+	} {
+		if got := secret(header); got != hidden {
+			t.Errorf("%s is hidden: %v", header, got)
+		}
+	}
+}

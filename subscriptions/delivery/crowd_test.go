@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"fmt"
+	"net/http"
 	"slices"
 	"testing"
 	"testing/synctest"
@@ -105,6 +106,92 @@ func TestHostsTakeTurnsAndAtEachItsOutlets(t *testing.T) {
 			if n := len(o.calls()); n < 0 || n > 2 {
 				t.Errorf("%s had %d of 50", o.name, n)
 			}
+		}
+		h.end()
+	})
+}
+
+// A sluggish target hangs for its first piece alone.
+type sluggish struct{ *target }
+
+func (o sluggish) Do(r *http.Request) (*http.Response, error) {
+	if r.Context().Value(pieceKey{}).(sent).piece.Until == 1 {
+		select {
+		case <-time.After(time.Minute):
+		case <-r.Context().Done():
+			return nil, r.Context().Err()
+		}
+	}
+	return o.target.Do(r)
+}
+
+// TestOneCallThatHangsHoldsUpNothingElseOfItsOutlet, neither calls nor the cursor, and it
+// is repeated after a crash.
+func TestOneCallThatHangsHoldsUpNothingElseOfItsOutlet(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		h.board.add(prompt(40_000)...)
+		o := sluggish{&target{name: "sink/a", board: h.board, hang: time.Millisecond}}
+		settings := Settings{Concurrency: 8, Rate: 1000, From: graph.Cursor{Epoch: 1}, Caller: o}
+		if err := h.e.Attach(t.Context(), o.name, o, settings); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(30 * time.Second)
+		if n := len(o.calls()); n < 29_000 {
+			t.Errorf("%d calls in 30 s at 1,000/s", n)
+		}
+		if s := h.state(o.name); s.Cursors[graph.Prompt].Seq < 29_000 {
+			t.Errorf("the cursor is at %v", s.Cursors)
+		}
+		left, before := h.ledger.copy(), len(o.calls())
+		h.end()
+		h = start1(t, left, h.board, Options{})
+		if err := h.e.Attach(t.Context(), o.name, o, settings); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Minute)
+		repeated := map[uint64]int{}
+		for _, s := range o.calls() {
+			repeated[s.piece.Until]++
+		}
+		if repeated[1] != 1 || len(repeated) != 40_000 {
+			t.Errorf("the one that hung was answered %d times, and %d of 40,000 were called", repeated[1], len(repeated))
+		}
+		if n := len(o.calls()) - 40_000; n > 500 {
+			t.Errorf("%d calls were repeated (%d before)", n, before)
+		}
+		if s := h.state(o.name); s.Waiting != 0 || s.Cursors[graph.Prompt].Seq != 40_000 {
+			t.Errorf("at last %+v", s)
+		}
+		h.end()
+	})
+}
+
+func TestBothLanesOfASerialOutletHaveTheirShare(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		h.board.add(slices.Repeat([]note{{lane: graph.Bulk}}, 1000)...)
+		h.board.add(prompt(900)...)
+		o := &target{name: "websub/a", hang: time.Millisecond}
+		if err := h.e.Pause(t.Context(), true); err != nil {
+			t.Fatal(err)
+		}
+		h.attach(o, Settings{Serial: true})
+		if err := h.e.Control(t.Context(), o.name, "replay", graph.Cursor{Epoch: 1}); err != nil {
+			t.Fatal(err)
+		}
+		if err := h.e.Pause(t.Context(), false); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		calls, bulk := o.calls(), 0
+		for _, s := range calls[:min(900, len(calls))] {
+			if s.piece.Lane == graph.Bulk {
+				bulk++
+			}
+		}
+		if len(calls) != 1900 || bulk < 85 || bulk > 110 {
+			t.Errorf("%d calls, of the first 900 are %d of the bulk lane", len(calls), bulk)
 		}
 		h.end()
 	})

@@ -32,7 +32,10 @@ type waiter struct {
 type flight struct {
 	host  *host
 	began time.Time
-	place *list.Element // among those that hold one, nil if it is slow
+	place *list.Element // among those that hold a place, or among the slow ones
+	slow  bool
+	out   *outlet // nil if it is no delivery
+	it    *item
 }
 
 func (e *Engine) host(name string) *host {
@@ -144,7 +147,8 @@ func (e *Engine) begin(h *host, out *outlet) {
 			out.calls++
 			it.calling = true
 			calling, f := e.calling, e.takePlace(h)
-			e.work.Go(func() { e.call(calling, out, it, f) })
+			f.out, f.it = out, it
+			e.work.Go(func() { e.call(calling, f) })
 		}
 	}
 	e.want(out)
@@ -153,7 +157,7 @@ func (e *Engine) begin(h *host, out *outlet) {
 // hasPlace reports whether one more call may begin. If none may, calls that most likely
 // hang give up their places, now or when they are old enough.
 func (e *Engine) hasPlace() bool {
-	for e.flights.Len() >= e.o.Global && e.slow < slowShare*e.o.Global {
+	for e.flights.Len() >= e.o.Global && e.slow.Len() < slowShare*e.o.Global {
 		f := e.flights.Front().Value.(*flight)
 		if left := slowAfter - time.Since(f.began); left > 0 {
 			if e.loosen == nil {
@@ -162,8 +166,7 @@ func (e *Engine) hasPlace() bool {
 			break
 		}
 		e.flights.Remove(f.place)
-		f.place = nil
-		e.slow++
+		f.place, f.slow = e.slow.PushBack(f), true
 	}
 	return e.flights.Len() < e.o.Global
 }
@@ -187,10 +190,10 @@ func (e *Engine) takePlace(h *host) *flight {
 
 // giveBack ends a call, and frees its place at its host.
 func (e *Engine) giveBack(f *flight) {
-	if f.place != nil {
-		e.flights.Remove(f.place)
+	if f.slow {
+		e.slow.Remove(f.place)
 	} else {
-		e.slow--
+		e.flights.Remove(f.place)
 	}
 	f.host.calls--
 	e.ready(f.host)

@@ -81,7 +81,7 @@ type Engine struct {
 	cutting queue[*outlet] // those whose part of the journal is to be read
 	cutters int
 	flights list.List   // calls that hold a place, the oldest first
-	slow    int         // calls that hold none any more
+	slow    list.List   // calls that hold none any more
 	loosen  *time.Timer // when the oldest gives up its place, if somebody waits for it
 	times   times
 	alarm   *time.Timer

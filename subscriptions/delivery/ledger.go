@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"container/list"
 	"context"
 	"encoding/json"
 	"errors"
@@ -165,6 +166,24 @@ func (e *Engine) writeRow(out *outlet, it *item, held bool) {
 	out.finish(it)
 }
 
+// writeSlow gives rows to what has been called for long, so that the cursor passes it: one
+// call that hangs holds up neither the others of its outlet nor their being written down.
+// The lock is held.
+func (e *Engine) writeSlow() {
+	for _, list := range []*list.List{&e.slow, &e.flights} {
+		for place := list.Front(); place != nil; place = place.Next() {
+			f := place.Value.(*flight)
+			if time.Since(f.began) < slowAfter {
+				break
+			}
+			if f.out != nil && !f.out.gone && !f.out.settings.Serial && len(f.it.batches) > 0 {
+				e.writeRow(f.out, f.it, false)
+				e.changed[f.out] = struct{}{}
+			}
+		}
+	}
+}
+
 // dropRow deletes the row of an item. The lock is held.
 func (e *Engine) dropRow(out *outlet, it *item) {
 	if it.row != "" {
@@ -189,6 +208,7 @@ func (e *Engine) Flush(ctx context.Context) error {
 	defer e.flushing.Unlock()
 	e.mu.Lock()
 	e.writeHeld()
+	e.writeSlow()
 	for out := range e.changed {
 		e.put(out)
 	}
@@ -304,6 +324,10 @@ func (e *Engine) writeAll(ctx context.Context, rows map[string][]byte) error {
 	return nil
 }
 
+// idleMoves bounds how many cursors passIdle moves at once, so that writing them down
+// holds nobody up; there is time for more until they are overtaken.
+const idleMoves = 20_000
+
 // passIdle moves the cursors of those who have nothing to do over what was not for
 // them, so that the journal's trimming does not overtake them.
 func (e *Engine) passIdle() {
@@ -315,6 +339,9 @@ func (e *Engine) passIdle() {
 	e.settled = head
 	far := (head.Seq - min(head.Seq, oldest)) / 4
 	for _, out := range e.outlets {
+		if len(e.changed) >= idleMoves {
+			break
+		}
 		for i := range out.lanes {
 			l := &out.lanes[i]
 			if l.news == l.had && l.batches.len() == 0 && l.read < was && was-l.read > far {

@@ -124,6 +124,16 @@ func (l *Letter) fit() []byte {
 // maxShown bounds a text of a letter that does not fit, in bytes.
 const maxShown = 512
 
+// secret reports whether the values of a header are not shown. What names what a cache
+// is to drop is what a letter of a purge is about.
+func secret(header string) bool {
+	header = strings.ToLower(header)
+	if header == "surrogate-key" || strings.HasPrefix(header, "xkey") {
+		return false
+	}
+	return slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(header, word) })
+}
+
 // secretWords are parts of the names of headers whose values are not shown.
 var secretWords = []string{"auth", "cookie", "key", "secret", "signature", "token", "password"}
 
@@ -135,8 +145,7 @@ func (l *Letter) describe(r *http.Request) {
 	l.URL = u.String()
 	for name, values := range r.Header {
 		for _, v := range values {
-			lower := strings.ToLower(name)
-			if slices.ContainsFunc(secretWords, func(word string) bool { return strings.Contains(lower, word) }) {
+			if secret(name) {
 				v = hiddenText
 			}
 			l.Header = append(l.Header, [2]string{name, v})

@@ -120,7 +120,7 @@ func (e *Engine) Stats() Stats {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	s := e.stats
-	s.Outlets, s.Open, s.Paused = len(e.outlets), e.flights.Len()+e.slow, e.brake
+	s.Outlets, s.Open, s.Paused = len(e.outlets), e.flights.Len()+e.slow.Len(), e.brake
 	return s
 }
 

@@ -205,7 +205,8 @@ func (out *outlet) laneToCall() *lane {
 }
 
 // call makes one call and settles what came of it.
-func (e *Engine) call(ctx context.Context, out *outlet, it *item, f *flight) {
+func (e *Engine) call(ctx context.Context, f *flight) {
+	out, it := f.out, f.it
 	var (
 		a       Answer
 		r       *http.Request
