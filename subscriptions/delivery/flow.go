@@ -100,6 +100,7 @@ func (p *Piece) subject() subject { return subject{p.Lane, p.Key} }
 // A batch is one cut that is not settled.
 type batch struct {
 	until uint64
+	cut   time.Time
 	left  int // pieces
 }
 
@@ -144,7 +145,7 @@ func (e *Engine) newOutlet(name string, o Outlet, s Settings, was *rest) *outlet
 		out.stuck = it
 		out.addRetry(it)
 		l := &out.lanes[it.piece.Lane]
-		b := &batch{until: it.piece.Until, left: 1}
+		b := &batch{until: it.piece.Until, cut: it.first, left: 1}
 		it.batches = []*batch{b}
 		l.batches.push(b)
 		l.read = it.piece.Until

@@ -40,11 +40,14 @@ type State struct {
 	Health  Health
 	Cursors [2]graph.Cursor // by lane: all up to there was taken, or waits apart
 	Behind  uint64          // positions from the older of them to the head, 0 if nothing waits
-	Calls   int             // in flight
-	Waiting int             // pieces that are tried again, or held
-	Letters int             // dead ones
-	Failed  int             // calls in a row
-	Next    time.Time       // the next attempt after a failure; zero if none is due
+	// Since is when the oldest of what waits was cut from the journal; zero if nothing
+	// waits. What is further behind than is cut ahead may be older.
+	Since   time.Time
+	Calls   int       // in flight
+	Waiting int       // pieces that are tried again, or held
+	Letters int       // dead ones
+	Failed  int       // calls in a row
+	Next    time.Time // the next attempt after a failure; zero if none is due
 
 	LastSuccess time.Time
 	LastError   string // "" if the last call was taken
@@ -73,6 +76,7 @@ func (e *Engine) State(name string) (State, bool) {
 	if p.FailedAt.After(p.LastSuccess) {
 		s.LastError = p.LastError
 	}
+	s.Since = out.since()
 	stalled := false
 	for i := range out.lanes {
 		l := &out.lanes[i]
@@ -99,6 +103,29 @@ func (e *Engine) State(name string) (State, bool) {
 		s.Health = Held
 	}
 	return s, true
+}
+
+// since is when the oldest of what is not settled was cut. The lock is held.
+func (out *outlet) since() (at time.Time) {
+	older := func(t time.Time) {
+		if !t.IsZero() && (at.IsZero() || t.Before(at)) {
+			at = t
+		}
+	}
+	for i := range out.lanes {
+		if q := &out.lanes[i].batches; q.len() > 0 {
+			older(q.items[q.first].cut)
+		}
+	}
+	for _, it := range out.retries {
+		older(it.first)
+	}
+	for _, list := range out.held {
+		for _, it := range list {
+			older(it.first)
+		}
+	}
+	return at
 }
 
 // Stats are the figures of an engine since its start.

@@ -98,7 +98,7 @@ func (e *Engine) add(out *outlet, l *lane, c *Cut, now time.Time) {
 	out.seen.Merged += uint64(c.Merged)
 	out.seen.Skipped += uint64(c.Skipped)
 	l.read = max(l.read, c.Until)
-	b := &batch{until: l.read, left: len(c.Pieces)}
+	b := &batch{until: l.read, cut: now, left: len(c.Pieces)}
 	l.batches.push(b)
 	for i := range c.Pieces {
 		it := &item{piece: c.Pieces[i], first: now, batches: []*batch{b}}
