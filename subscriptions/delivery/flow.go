@@ -47,7 +47,8 @@ type outlet struct {
 	held    map[string][]*item           // by bucket
 	retries []*item                      // by due
 	stuck   *item                        // of a serial outlet: what failed and is called again
-	rows    int                          // of them and of the held, on disk
+	rows    int                          // of them and of the held, on disk, …
+	revived int                          // … beside those that were dead letters
 	letters map[string]struct{}          // ids of the dead ones
 	version int                          // counts replays
 
@@ -113,6 +114,7 @@ type item struct {
 	batches []*batch  // that it is part of; none when it has a row
 	row     string    // its id there
 	calling bool
+	revived bool  // it stands for dead letters
 	dropped bool  // another one stands for it
 	next    *item // of the same key, to be called after this one
 }
@@ -152,7 +154,7 @@ func (e *Engine) newOutlet(name string, o Outlet, s Settings, was *rest) *outlet
 	}
 	for _, saved := range was.retries {
 		it := saved.item()
-		out.rows++
+		out.countRow(it, 1)
 		out.remember(it)
 		if saved.Held {
 			out.lanes[it.piece.Lane].waiting.push(it)
@@ -241,6 +243,16 @@ func (out *outlet) mayCall(now time.Time) (at time.Time, ok bool) {
 func (out *outlet) spend() {
 	if out.settings.Rate > 0 {
 		out.tokens--
+	}
+}
+
+// countRow counts the row of an item. Those that stand for dead letters count apart:
+// whoever has many called again, a few a second, does so beside what is new.
+func (out *outlet) countRow(it *item, n int) {
+	if it.revived {
+		out.revived += n
+	} else {
+		out.rows += n
 	}
 }
 

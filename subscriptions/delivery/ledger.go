@@ -45,17 +45,18 @@ type saved struct {
 	Attempt int       `json:"attempt,omitempty"`
 	Due     time.Time `json:"due,omitzero"`
 	First   time.Time `json:"first,omitzero"`
-	Held    bool      `json:"held,omitempty"` // for its bucket
+	Held    bool      `json:"held,omitempty"`    // for its bucket
+	Revived bool      `json:"revived,omitempty"` // it stands for dead letters
 
 	id string
 }
 
 func (s *saved) item() *item {
-	return &item{piece: s.Piece, attempt: s.Attempt, due: s.Due, first: s.First, row: s.id}
+	return &item{piece: s.Piece, attempt: s.Attempt, due: s.Due, first: s.First, revived: s.Revived, row: s.id}
 }
 
 func (it *item) saved(held bool) *saved {
-	return &saved{Piece: it.piece, Attempt: it.attempt, Due: it.due, First: it.first, Held: held, id: it.row}
+	return &saved{Piece: it.piece, Attempt: it.attempt, Due: it.due, First: it.first, Held: held, Revived: it.revived, id: it.row}
 }
 
 // maxPiece bounds a piece as it is written, in bytes: with the state of its outlet it is a
@@ -156,10 +157,10 @@ func (e *Engine) put(out *outlet) { e.rows[keyOutlet+out.name] = encode(out.rest
 // lock is held.
 func (e *Engine) writeRow(out *outlet, it *item, held bool) {
 	if it.row == "" {
-		if out.rows >= maxRetries {
+		if out.rows >= maxRetries && !it.revived {
 			return
 		}
-		out.rows++
+		out.countRow(it, 1)
 		it.row = it.piece.id()
 	}
 	e.rows[keyRetry+out.name+separator+it.row] = encode(it.saved(held))
@@ -189,7 +190,7 @@ func (e *Engine) dropRow(out *outlet, it *item) {
 	if it.row != "" {
 		e.rows[keyRetry+out.name+separator+it.row] = nil
 		it.row = ""
-		out.rows--
+		out.countRow(it, -1)
 	}
 }
 

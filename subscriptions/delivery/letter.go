@@ -333,10 +333,10 @@ func (e *Engine) carry(out *outlet, l *Letter, after uint64, due time.Time) bool
 		old = nil
 	}
 	switch {
-	case (old == nil || old.row == "") && out.rows >= maxRetries:
+	case (old == nil || old.row == "") && out.revived >= maxDead:
 		return false
 	case old == nil:
-		it := &item{piece: l.Piece, due: due, first: l.First}
+		it := &item{piece: l.Piece, due: due, first: l.First, revived: true}
 		it.piece.After = min(it.piece.After, after)
 		out.addRetry(it)
 		e.writeRow(out, it, false)
@@ -345,6 +345,7 @@ func (e *Engine) carry(out *outlet, l *Letter, after uint64, due time.Time) bool
 	default:
 		// With a row, or a crash would forget since when others wait for it.
 		old.piece.After = min(old.piece.After, after)
+		old.revived = old.revived || old.row == ""
 		e.writeRow(out, old, !slices.Contains(out.retries, old))
 	}
 	return true

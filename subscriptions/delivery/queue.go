@@ -18,8 +18,8 @@ func (q *queue[T]) push(v T) { q.items = append(q.items, v) }
 // pushFront makes v the first.
 func (q *queue[T]) pushFront(v T) {
 	if q.first == 0 {
-		q.items = append(make([]T, 8, len(q.items)+16), q.items...)
-		q.first = 8
+		q.first = 8 + len(q.items)/2
+		q.items = append(make([]T, q.first, 2*len(q.items)+16), q.items...)
 	}
 	q.first--
 	q.items[q.first] = v

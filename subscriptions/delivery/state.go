@@ -70,7 +70,7 @@ func (e *Engine) State(name string) (State, bool) {
 		return State{}, false
 	}
 	p := &out.seen
-	s := State{Health: Active, Calls: out.calls, Waiting: out.rows, Letters: len(out.letters), Failed: out.failures, Next: out.until,
+	s := State{Health: Active, Calls: out.calls, Waiting: out.rows + out.revived, Letters: len(out.letters), Failed: out.failures, Next: out.until,
 		LastSuccess: p.LastSuccess, FailedAt: p.FailedAt, Sent: p.Sent, Ignored: p.Ignored, Failures: p.Failed, Retried: p.Retried,
 		GivenUp: p.GivenUp, Dead: p.Dead, Skipped: p.Skipped, Merged: p.Merged, Lost: p.Lost}
 	if p.FailedAt.After(p.LastSuccess) {

@@ -160,6 +160,7 @@ func (e *Engine) absorb(out *outlet, it, old *item) {
 	old.batches, old.dropped = nil, true
 	if old.row != "" {
 		e.dropRow(out, old)
+		it.revived = it.revived || old.revived && it.row == ""
 		e.writeRow(out, it, true)
 	}
 }
