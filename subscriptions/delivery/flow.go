@@ -19,8 +19,9 @@ const (
 	maxBatches = 256
 	// leastRoom and mostRoom bound how many pieces are cut ahead.
 	leastRoom, mostRoom = 64, 1024
-	// brokenAfter is how many calls in a row fail before an outlet is called one at a
-	// time and ever more seldom.
+	// brokenAfter is how many first calls in a row fail before an outlet is called one at
+	// a time and ever more seldom. Further tries do not count: that a few things are never
+	// taken says nothing of the others.
 	brokenAfter = 5
 	// leastRest bounds, before jitter, how soon what was given up is tried again without
 	// news: who has a short schedule does not want a steady one.
@@ -55,6 +56,7 @@ type outlet struct {
 	before   *outlet // of the same name, whose calls are to end first
 	calls    int
 	failures int       // in a row
+	doubts   int       // those of them that say something of the outlet: see brokenAfter
 	until    time.Time // it is left alone
 	rests    bool      // until then, or until there is news: what it was to have was given up
 	tokens   float64
@@ -139,7 +141,7 @@ func (e *Engine) newOutlet(name string, o Outlet, s Settings, was *rest) *outlet
 	for i, c := range was.Cursors {
 		out.lanes[i].start(min(c, head))
 	}
-	out.paused, out.failures, out.until, out.seen = was.Paused, was.Failures, was.Until, was.Seen
+	out.paused, out.failures, out.doubts, out.until, out.seen = was.Paused, was.Failures, was.Doubts, was.Until, was.Seen
 	out.letters = was.letters
 	out.dead = was.dead
 	if was.Stuck != nil && s.Serial {
@@ -208,7 +210,7 @@ func (out *outlet) waits() bool {
 	return out.lanes[graph.Prompt].waits() || out.lanes[graph.Bulk].waits()
 }
 
-func (out *outlet) broken() bool { return !out.settings.Serial && out.failures >= brokenAfter }
+func (out *outlet) broken() bool { return !out.settings.Serial && out.doubts >= brokenAfter }
 
 // allowed is how many calls it may have.
 func (out *outlet) allowed() int {
@@ -352,7 +354,7 @@ func (l *lane) pass() {
 
 // resume has everything tried at once.
 func (out *outlet) resume() {
-	out.paused, out.failures, out.until = false, 0, time.Time{}
+	out.paused, out.failures, out.doubts, out.until = false, 0, 0, time.Time{}
 	for _, it := range out.retries {
 		it.due = time.Time{}
 	}

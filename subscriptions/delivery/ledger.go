@@ -30,6 +30,7 @@ type rest struct {
 	Cursors  [2]uint64 `json:"c"`
 	Paused   bool      `json:"paused,omitempty"`
 	Failures int       `json:"failures,omitempty"`
+	Doubts   int       `json:"doubts,omitempty"`
 	Until    time.Time `json:"until,omitzero"`
 	Stuck    *saved    `json:"stuck,omitempty"` // of a serial outlet: what is called again
 	Seen     progress  `json:"seen,omitzero"`
@@ -82,7 +83,7 @@ func (p *Piece) id() string {
 
 // rest returns what is kept of an outlet, beside what has rows of its own.
 func (out *outlet) rest() *rest {
-	r := &rest{Cursors: [2]uint64{out.lanes[0].cursor, out.lanes[1].cursor}, Paused: out.paused, Failures: out.failures,
+	r := &rest{Cursors: [2]uint64{out.lanes[0].cursor, out.lanes[1].cursor}, Paused: out.paused, Failures: out.failures, Doubts: out.doubts,
 		Until: out.until, Seen: out.seen}
 	if out.stuck != nil {
 		r.Stuck = out.stuck.saved(false)

@@ -57,3 +57,77 @@ func TestDeadLettersThatAreReplayedSlowlyHoldNobodyUp(t *testing.T) {
 		h.end()
 	})
 }
+
+// TestAFewThatAreNeverTakenHoldNobodyUp: what fails again says nothing new of the other
+// side.
+func TestAFewThatAreNeverTakenHoldNobodyUp(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		o := &target{name: "sink/a"}
+		o.answer = func(s sent) (int, string) {
+			if s.piece.Until <= 4 {
+				return 503, ""
+			}
+			return 200, ""
+		}
+		h.attach(o, Settings{Concurrency: 4})
+		h.add(prompt(4)...)
+		time.Sleep(time.Hour)
+		before := len(o.calls())
+		h.add(prompt(1)...)
+		time.Sleep(time.Second)
+		if calls := positions(o.calls()[before:]); !slices.Contains(calls, 5) {
+			t.Errorf("what is new was not called within a second: %v", calls)
+		}
+		h.end()
+	})
+}
+
+// TestWhoIsDownIsProbedEverMoreSeldomAndGetsEverythingLater, one call at a time, over a
+// restart.
+func TestWhoIsDownIsProbedEverMoreSeldomAndGetsEverythingLater(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		ledger, b := newLedger(), new(board)
+		h := start1(t, ledger, b, Options{})
+		var status atomic.Int32
+		status.Store(503)
+		o := &target{name: "sink/a", hang: time.Second, answer: func(sent) (int, string) { return int(status.Load()), "" }}
+		h.attach(o, Settings{Concurrency: 8})
+		const notices = 2 * maxRetries
+		h.add(prompt(notices)...)
+		time.Sleep(time.Hour)
+		if s := h.state(o.name); s.Health != Failing || s.Next.IsZero() || s.LastError != "answered with status 503" {
+			t.Errorf("after an hour %+v", s)
+		}
+		h.end()
+		h = start1(t, ledger.copy(), b, Options{})
+		h.attach(o, Settings{Concurrency: 8})
+		first := len(o.calls())
+		time.Sleep(2 * time.Hour)
+		probes := o.calls()[first:]
+		for i := 1; i < len(probes); i++ {
+			if wait := probes[i].at.Sub(probes[i-1].at); wait < 9*time.Minute || wait > 12*time.Minute {
+				t.Errorf("probed after %s", wait)
+			}
+		}
+		if first > 40 || len(probes) < 8 {
+			t.Errorf("called %d times in the first hour, %d times in the next two", first, len(probes))
+		}
+		status.Store(200)
+		time.Sleep(4 * time.Hour)
+		took := map[uint64]bool{}
+		for _, s := range o.calls() {
+			took[s.piece.Until] = took[s.piece.Until] || s.status == 200
+		}
+		missing := notices
+		for _, ok := range took {
+			if ok {
+				missing--
+			}
+		}
+		if s := h.state(o.name); missing != 0 || s.Health != Active || s.Letters != 0 || s.Behind != 0 {
+			t.Errorf("%d are missing at last: %+v", missing, s)
+		}
+		h.end()
+	})
+}

@@ -287,9 +287,12 @@ func (e *Engine) settle(out *outlet, it *item, verdict Verdict, a *Answer, r *ht
 		if out.broken() { // what an answer asked for stays
 			out.until = time.Time{}
 		}
-		out.failures = 0
+		out.failures, out.doubts = 0, 0
 	default:
 		out.failures++
+		if it.attempt == 1 || out.broken() {
+			out.doubts++
+		}
 		out.seen.LastError, out.seen.FailedAt = errorText(a), now
 		out.seen.Failed++
 		e.stats.Failed++
@@ -336,7 +339,7 @@ func (e *Engine) failed(out *outlet, it *item, a *Answer, r *http.Request, now t
 	// What an answer asks for is for all calls: it is too much, or it is down.
 	wait := a.RetryAfter
 	if out.broken() {
-		wait = max(wait, brokenSteps.wait(out.failures-brokenAfter+1, e.o.Random()))
+		wait = max(wait, brokenSteps.wait(out.doubts-brokenAfter+1, e.o.Random()))
 	}
 	if until := now.Add(wait); wait > 0 && until.After(out.until) {
 		out.until = until
