@@ -146,6 +146,11 @@ func (e *Engine) begin(h *host, out *outlet) {
 			out.spend()
 			out.calls++
 			it.calling = true
+			if out.settings.Serial {
+				// Whoever is cut off, or attached anew, may have been heard: it says the
+				// same again.
+				out.stuck = it
+			}
 			calling, f := e.calling, e.takePlace(h)
 			f.out, f.it = out, it
 			e.work.Go(func() { e.call(calling, f) })

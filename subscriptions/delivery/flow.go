@@ -47,7 +47,7 @@ type outlet struct {
 	dead    map[string]map[string]letter // dead letters that others wait for, by bucket and id
 	held    map[string][]*item           // by bucket
 	retries []*item                      // by due
-	stuck   *item                        // of a serial outlet: what failed and is called again
+	stuck   *item                        // of a serial outlet: what is called, until it was taken or given up
 	rows    int                          // of them and of the held, on disk, …
 	revived int                          // … beside those that were dead letters
 	letters map[string]struct{}          // ids of the dead ones

@@ -32,7 +32,7 @@ type rest struct {
 	Failures int       `json:"failures,omitempty"`
 	Doubts   int       `json:"doubts,omitempty"`
 	Until    time.Time `json:"until,omitzero"`
-	Stuck    *saved    `json:"stuck,omitempty"` // of a serial outlet: what is called again
+	Stuck    *saved    `json:"stuck,omitempty"` // of a serial outlet: what is, or was, called
 	Seen     progress  `json:"seen,omitzero"`
 
 	retries []*saved

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
@@ -127,6 +128,49 @@ func TestWhoIsDownIsProbedEverMoreSeldomAndGetsEverythingLater(t *testing.T) {
 		}
 		if s := h.state(o.name); missing != 0 || s.Health != Active || s.Letters != 0 || s.Behind != 0 {
 			t.Errorf("%d are missing at last: %+v", missing, s)
+		}
+		h.end()
+	})
+}
+
+// TestASerialOutletThatIsCutOffKeepsItsRange: whoever was cut off may have been heard.
+func TestASerialOutletThatIsCutOffKeepsItsRange(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		ledger, b := newLedger(), new(board)
+		h := start1(t, ledger, b, Options{})
+		o := &target{name: "websub/a", merge: true, hang: time.Hour}
+		h.attach(o, Settings{Serial: true})
+		h.add(prompt(3)...)
+		time.Sleep(time.Second)
+		h.end() // the call is cut off
+		b.add(prompt(4)...)
+		h = start1(t, ledger.copy(), b, Options{})
+		o.hang = 0
+		h.attach(o, Settings{Serial: true})
+		time.Sleep(time.Minute)
+		if got := fmt.Sprint(positions(o.calls())); got != "[3 7]" {
+			t.Errorf("called up to %s", got)
+		}
+		if calls := o.calls(); calls[0].attempt != 1 {
+			t.Errorf("the first call is attempt %d", calls[0].attempt)
+		}
+		h.end()
+	})
+}
+
+// TestASerialOutletThatIsAttachedAnewSaysTheSameAgain: its call may have been heard.
+func TestASerialOutletThatIsAttachedAnewSaysTheSameAgain(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		o := &target{name: "websub/a", merge: true, hang: 10 * time.Second}
+		h.attach(o, Settings{Serial: true})
+		h.add(prompt(3)...)
+		time.Sleep(time.Second)
+		h.add(prompt(4)...)
+		h.attach(o, Settings{Serial: true})
+		time.Sleep(time.Minute)
+		if got := fmt.Sprint(positions(o.calls())); got != "[3 3 7]" {
+			t.Errorf("called up to %s", got)
 		}
 		h.end()
 	})
