@@ -209,12 +209,22 @@ func (e *Engine) Attach(ctx context.Context, name string, o Outlet, s Settings) 
 	if s.Serial || s.Concurrency <= 0 {
 		s.Concurrency = 1
 	}
+	known, err := e.attach(ctx, name, o, s)
+	if err != nil || known {
+		return err
+	}
+	return e.Flush(ctx) // one for all who attach at once
+}
+
+// attach is Attach, but that a new one is not written down yet.
+func (e *Engine) attach(ctx context.Context, name string, o Outlet, s Settings) (known bool, err error) {
 	e.attaching.Lock()
 	defer e.attaching.Unlock()
 	if err := e.detach(ctx, name); err != nil {
-		return err
+		return false, err
 	}
 	e.mu.Lock()
+	defer e.mu.Unlock()
 	was, known := e.resting[name]
 	delete(e.resting, name)
 	out := e.newOutlet(name, o, s, was)
@@ -233,11 +243,7 @@ func (e *Engine) Attach(ctx context.Context, name string, o Outlet, s Settings) 
 	e.want(out)
 	e.recheck(out)
 	e.advance()
-	e.mu.Unlock()
-	if known {
-		return nil
-	}
-	return e.Flush(ctx)
+	return known, nil
 }
 
 // Detach stops calling an outlet. Its state is kept for when it is attached again, or

@@ -13,7 +13,7 @@ type Health string
 const (
 	Active  Health = "active"  // it is called when there is something
 	Paused  Health = "paused"  // somebody paused it
-	Failing Health = "failing" // its last call failed
+	Failing Health = "failing" // its last call failed, or as many wait for another as may
 	Held    Health = "held"    // it waits for those it is behind
 	Full    Health = "full"    // it stands still: too many dead letters
 )
@@ -101,6 +101,8 @@ func (e *Engine) State(name string) (State, bool) {
 		s.Health = Failing
 	case stalled || len(out.held) > 0:
 		s.Health = Held
+	case out.rows >= maxRetries: // others succeed, and it stands still all the same
+		s.Health = Failing
 	}
 	return s, true
 }

@@ -1,12 +1,15 @@
 package delivery
 
 import (
+	"context"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/internal/bubble"
 )
 
@@ -174,4 +177,79 @@ func TestASerialOutletThatIsAttachedAnewSaysTheSameAgain(t *testing.T) {
 		}
 		h.end()
 	})
+}
+
+// TestWhoStandsStillSaysSo: with as many retries as there may be, nothing new is called.
+func TestWhoStandsStillSaysSo(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		o := &target{name: "sink/a"}
+		o.answer = func(s sent) (int, string) {
+			if s.piece.Until == 1 {
+				time.Sleep(10 * time.Second) // the last one that is answered
+			}
+			if s.piece.Until%2 == 0 {
+				return 503, ""
+			}
+			return 200, ""
+		}
+		h.attach(o, Settings{Concurrency: 8, Schedule: Schedule{Steps: []time.Duration{time.Hour}}})
+		h.add(prompt(4 * maxRetries)...)
+		time.Sleep(30 * time.Minute)
+		if s := h.state(o.name); s.Waiting != maxRetries || s.Health != Failing || s.Behind == 0 {
+			t.Errorf("%+v", s)
+		}
+		h.end()
+	})
+}
+
+// TestWhoAttachesTogetherSharesAWrite: nobody waits for the write of somebody else to
+// begin.
+func TestWhoAttachesTogetherSharesAWrite(t *testing.T) {
+	l := &gatedLedger{newLedger(), make(chan struct{}), make(chan struct{})}
+	h := startWith(t, l, new(board), Options{})
+	var all sync.WaitGroup
+	all.Go(func() { h.attach(&target{name: "websub/first"}, Settings{Serial: true}) })
+	<-l.entered
+	const others = 50
+	for i := range others {
+		all.Go(func() { h.attach(&target{name: fmt.Sprint("websub/", i)}, Settings{Serial: true}) })
+	}
+	late, look := time.After(10*time.Second), time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for h.e.Stats().Outlets <= others {
+		select {
+		case <-look.C:
+		case <-late:
+			t.Errorf("%d outlets are attached while one is written down", h.e.Stats().Outlets)
+			close(l.gate)
+			all.Wait()
+			h.end()
+			return
+		}
+	}
+	close(l.gate)
+	all.Wait()
+	if n := l.written(); n > 3 {
+		t.Errorf("%d writes", n)
+	}
+	if rows := l.copy().rows; len(rows) != others+1 {
+		t.Errorf("%d of %d are written down", len(rows), others+1)
+	}
+	h.end()
+}
+
+// A gatedLedger tells of its first write, and begins none before the gate is open.
+type gatedLedger struct {
+	*mapLedger
+	entered, gate chan struct{}
+}
+
+func (l *gatedLedger) PutRecords(ctx context.Context, records []graph.Record) error {
+	select {
+	case l.entered <- struct{}{}:
+	case <-l.gate:
+	}
+	<-l.gate
+	return l.mapLedger.PutRecords(ctx, records)
 }
