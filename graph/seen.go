@@ -24,10 +24,17 @@ func dayOf(us int64) uint32 { return uint32(us / (24 * time.Hour).Microseconds()
 // yesterday's, so that each is remembered 24 to 48 hours.
 const seenKeepDays = 2
 
-// forgetSeen drops the idempotency keys that are too old to be looked at.
+// forgetSeen drops the idempotency keys that are too old to be looked at. It looks
+// whether there are any: deletions of ranges gather in the memtable of a store that has
+// little to do, and each reader of it puts all of them in order.
 func (t *txn) forgetSeen() {
-	day := dayOf(t.now)
-	check(t.b.DeleteRange([]byte{spaceSeen}, seenDay(day-seenKeepDays+1), nil))
+	from, to := []byte{spaceSeen}, seenDay(dayOf(t.now)-seenKeepDays+1)
+	it := t.iter(from, to)
+	defer func() { check(it.Close()) }()
+	if it.First() {
+		check(t.b.DeleteRange(from, to, nil))
+	}
+	check(it.Error())
 }
 
 // duplicate remembers an idempotency key and reports whether it was known.
