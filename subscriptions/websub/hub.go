@@ -145,7 +145,7 @@ type Hub struct {
 	work      sync.WaitGroup
 
 	stale   []graph.Record // found by load, to be deleted
-	took    atomic.Bool    // somebody had something since that was noted
+	took    chan struct{}  // somebody had something since that was noted
 	earlier chan struct{}  // a lease ends sooner than those before
 }
 
@@ -167,11 +167,17 @@ type entry struct {
 	topic topic
 	sub   atomic.Pointer[subscription]
 	feed  atomic.Pointer[watched] // nil while nothing is delivered
-	// had is the position of the newest notice that was taken, by lane, and noted what
-	// of that is on disk.
-	had   [2]atomic.Uint64
+	// had is the position of the newest notice that was taken, by lane.
+	had   [2]atomic.Pointer[graph.Cursor]
+	noted [2]graph.Cursor  // what of that is on disk
 	cut   [2]atomic.Uint64 // one more than what the newest piece came after
-	noted [2]uint64
+}
+
+// has notes what a subscriber had.
+func (e *entry) has(had [2]graph.Cursor) {
+	for lane := range had {
+		e.had[lane].Store(&had[lane])
+	}
 }
 
 // watched is a feed, and how to stop hearing of it.
@@ -189,7 +195,7 @@ func New(l ledger, o Options) (*Hub, error) {
 	h := &Hub{o: o, ledger: l, sign: signatures[o.Signature],
 		hosts: newLimiter(o.VerifyRate, o.Clock), addrs: newLimiter(o.VerifyRate, o.Clock),
 		ids: map[string]*entry{}, keys: map[key]*entry{}, pending: map[key]*call{}, ofOwner: map[Owner]*tally{},
-		ofHost: map[string]int{}, sightings: map[string]*sighting{}, earlier: make(chan struct{}, 1),
+		ofHost: map[string]int{}, sightings: map[string]*sighting{}, earlier: make(chan struct{}, 1), took: make(chan struct{}, 1),
 		verifying: make(chan struct{}, maxVerifying)}
 	d, err := o.Policy.denials()
 	if err != nil {
@@ -259,19 +265,19 @@ func (h *Hub) load() error {
 		}
 		e := &entry{key: keyOf(t.compared, comparable(u, string(s.Callback))), topic: t}
 		e.sub.Store(s)
+		e.has([2]graph.Cursor{s.From, s.From})
 		h.install(e)
 		return nil
 	})
 	if err == nil {
-		err = read(h.ledger, recordHad, func(id string, had *[2]uint64) error {
+		err = read(h.ledger, recordHad, func(id string, had *[2]graph.Cursor) error {
 			e := h.ids[id]
 			if e == nil { // noted while it ended
 				h.stale = append(h.stale, graph.Record{Key: recordHad + id})
 				return nil
 			}
 			e.noted = *had
-			e.had[0].Store(had[0])
-			e.had[1].Store(had[1])
+			e.has(*had)
 			return nil
 		})
 	}

@@ -68,31 +68,36 @@ const noteEach = time.Second
 // noteHad writes down what subscribers had, again and again until ctx ends and once
 // more then.
 func (h *Hub) noteHad(ctx context.Context) {
-	tick := time.NewTicker(noteEach)
-	defer tick.Stop()
+	pause := time.Duration(float64(noteEach) * h.o.ClockRate)
 	for ended := false; !ended; {
 		select {
-		case <-tick.C:
+		case <-h.took:
+			ended = !h.sleep(ctx, pause)
 		case <-ctx.Done():
 			ended = true
 		}
-		if !h.took.Swap(false) {
-			continue
-		}
 		var records []graph.Record
 		for _, e := range h.all() {
-			had := [2]uint64{e.had[0].Load(), e.had[1].Load()}
+			had := [2]graph.Cursor{*e.had[0].Load(), *e.had[1].Load()}
 			if had != e.noted && len(records) < graph.MaxRecords {
 				e.noted = had
 				records = append(records, graph.Record{Key: recordHad + e.sub.Load().ID, Value: encode(had)})
 			}
 		}
 		if len(records) == graph.MaxRecords {
-			h.took.Store(true) // the rest comes next
+			h.notes() // the rest comes next
 		}
 		if err := h.ledger.PutRecords(context.WithoutCancel(ctx), records); err != nil {
 			h.o.Log.Warn("what subscribers had is not noted", "err", err)
 		}
+	}
+}
+
+// notes says that somebody had something.
+func (h *Hub) notes() {
+	select {
+	case h.took <- struct{}{}:
+	default:
 	}
 }
 

@@ -25,12 +25,8 @@ type outlet struct {
 // attach has the engine deliver to a subscription.
 func (h *Hub) attach(ctx context.Context, e *entry) error {
 	s := e.sub.Load()
-	from := graph.Cursor{Seq: s.From}
-	if feed := e.feed.Load(); feed != nil {
-		from.Epoch = feed.Head().Epoch
-	}
 	return h.o.Engine.Attach(ctx, outletName(s.ID), outlet{h, e}, delivery.Settings{
-		Host: s.Callback.place(), Serial: true, Schedule: h.o.Schedule, Caller: h.o.Callbacks, From: from})
+		Host: s.Callback.place(), Serial: true, Schedule: h.o.Schedule, Caller: h.o.Callbacks, From: s.From})
 }
 
 // live returns the subscription and its feed while the one is in force and the other
@@ -68,10 +64,11 @@ func (o outlet) Cut(_ context.Context, lane graph.Lane, after uint64, _ int) (de
 		return delivery.Cut{Until: feed.Head().Seq}, nil
 	}
 	had, head := o.e.had[lane].Load(), feed.Head()
-	c := pieceContext{Prev: min(had, after)}
-	if had > head.Seq {
-		// It had what came after the backup that the hub was restored from.
-		c = pieceContext{Reset: &graph.ResetError{Reason: "future", Oldest: o.h.o.Oldest(), Newest: head}}
+	c := pieceContext{Prev: min(had.Seq, after)}
+	if had.Epoch != head.Epoch {
+		// The hub was restored from a backup. What the journal has goes on from there;
+		// what the subscriber had in the meantime nobody knows.
+		c = pieceContext{Reset: &graph.ResetError{Reason: "epoch", Oldest: o.h.o.Oldest(), Newest: head}}
 	}
 	maxAge := together
 	if o.e.cut[lane].Load() == after+1 {
@@ -156,8 +153,8 @@ func (h *Hub) request(ctx context.Context, s *subscription, t topic, id string, 
 func (o outlet) Judge(p *delivery.Piece, a delivery.Answer) delivery.Verdict {
 	switch {
 	case a.Err == nil && a.Status/100 == 2:
-		o.e.had[p.Lane].Store(p.Until)
-		o.h.took.Store(true)
+		o.e.had[p.Lane].Store(&graph.Cursor{Epoch: o.h.o.Oldest().Epoch, Seq: p.Until})
+		o.h.notes()
 		return delivery.Done
 	case a.Err == nil && a.Status == http.StatusGone:
 		return delivery.Gone

@@ -17,7 +17,7 @@ const (
 	recordSubscription = "websub/subscription/" // and its id
 	recordPending      = "websub/pending/"      // and the key of its subscription
 	recordOwner        = "websub/owner/"        // and a digest of the subject
-	recordHad          = "websub/had/"          // and the id of a subscription
+	recordHad          = "websub/had/"          // and the id of a subscription: [2]graph.Cursor
 )
 
 // A ledger is where the hub keeps what must outlive it.
@@ -46,10 +46,10 @@ type terms struct {
 // one with the id of the old.
 type subscription struct {
 	terms
-	ID    string    `json:"-"`
-	Made  time.Time `json:"made"`
-	Until time.Time `json:"until"` // the end of its lease
-	From  uint64    `json:"from"`  // the position it began after
+	ID    string       `json:"-"`
+	Made  time.Time    `json:"made"`
+	Until time.Time    `json:"until"` // the end of its lease
+	From  graph.Cursor `json:"from"`  // the position it began after
 }
 
 // A call is a GET of a callback that is owed to it: to verify what was asked for, or

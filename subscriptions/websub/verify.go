@@ -242,7 +242,7 @@ func (h *Hub) establish(ctx context.Context, c *call, e *entry) error {
 		return h.deny(ctx, c.terms, c.key, e, why)
 	}
 	now := h.o.Clock()
-	s := &subscription{terms: c.terms, ID: newID(), Made: now, Until: now.Add(c.Lease), From: feed.Head().Seq}
+	s := &subscription{terms: c.terms, ID: newID(), Made: now, Until: now.Add(c.Lease), From: feed.Head()}
 	if e != nil {
 		old := e.sub.Load()
 		s.ID, s.Made, s.From = old.ID, old.Made, old.From
@@ -255,6 +255,7 @@ func (h *Hub) establish(ctx context.Context, c *call, e *entry) error {
 	h.unbook(c.key)
 	if isNew {
 		e = &entry{key: c.key, topic: t}
+		e.has([2]graph.Cursor{s.From, s.From})
 	} else {
 		h.count(e.sub.Load().Owner, -1, 0)
 	}
