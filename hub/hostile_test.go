@@ -252,7 +252,7 @@ func describe(a *reply) string {
 func TestHostileRequestsAreRefusedAndLeaveNothingBehind(t *testing.T) {
 	v := newVictim(t)
 	var all []hostile
-	for _, table := range [][]hostile{hostileHTTP(), hostileHosts(), hostilePaths(), hostileQueries(), hostileStreams(), hostileTopics(),
+	for _, table := range [][]hostile{hostileHTTP(), hostileHosts(), hostilePaths(), hostileQueries(), hostileStreams(), hostileTopics(), hostileWebSub(),
 		hostileBodies(), hostileJSON(), hostileValues()} {
 		all = append(all, table...)
 	}

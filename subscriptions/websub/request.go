@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
 const (
@@ -117,12 +116,16 @@ func (r *Request) readSubscriber(values url.Values) (no *RequestError) {
 	return checkTopicText("hub.topic", r.Topics[0])
 }
 
+// notInURLs are visible characters that stand in no URL. A topic stands in headers and
+// documents, between some of them.
+const notInURLs = "\"<>\\^`{|}"
+
 func checkTopicText(field, topic string) *RequestError {
 	switch {
 	case len(topic) > 2*maxURL: // that of a resource holds its URI, encoded
 		return bad(field, "it has more than %d bytes", 2*maxURL)
-	case !utf8.ValidString(topic) || strings.ContainsFunc(topic, func(c rune) bool { return c <= ' ' || c > '~' }):
-		return bad(field, "it has a space, a control character or one beyond ASCII; percent-encode it")
+	case strings.ContainsFunc(topic, func(c rune) bool { return c <= ' ' || c > '~' }) || strings.ContainsAny(topic, notInURLs):
+		return bad(field, "it has a character that stands in no URL; percent-encode it")
 	}
 	return nil
 }
