@@ -80,7 +80,10 @@ func (c *WebSubConfig) check() error {
 			return errors.New("websub: moved_to: it is not the URL of a hub")
 		}
 	}
-	return websub.CheckPolicy(c.policy(), c.Signature)
+	if err := websub.CheckPolicy(c.policy(), c.Signature); err != nil {
+		return fmt.Errorf("websub: %w", err)
+	}
+	return nil
 }
 
 // policy is what can be changed while the hub runs.
