@@ -126,7 +126,7 @@ var problemKinds = []*problemKind{
 // retryAfter is what who is refused is asked to wait, in seconds, where waiting may
 // help: a restart takes less than 5; the journal is trimmed once a minute, which makes
 // room on the disk, and people take longer. Streams and paces say their own.
-var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60, tooManyClaims: 5}
+var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60, tooManyClaims: 5, tooManySubscriptions: 60, observing: 300}
 
 // Problem is the body of every refusal.
 // Source: RFC 9457.
@@ -263,7 +263,9 @@ func problemOf(err error) Problem {
 		return p
 	case errors.As(err, &crowd):
 		p := tooManySubscriptions.problem(crowd.Error())
-		p.Limit, p.retry = int64(crowd.Limit), seconds(crowd.Retry)
+		if p.Limit = int64(crowd.Limit); crowd.Retry > 0 {
+			p.retry = seconds(crowd.Retry)
+		}
 		return p
 	case errors.As(err, &barred):
 		return barredProblem(barred)

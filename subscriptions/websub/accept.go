@@ -176,7 +176,7 @@ func (h *Hub) reserve(c *call, inForce *entry) (old *call, err error) {
 		tally = *t
 	}
 	switch {
-	case c.Mode == Subscribe && inForce == nil && tally.active+tally.pending >= perOwner:
+	case c.Mode == Subscribe && inForce == nil && tally.active+tally.pending >= perOwner && tally.active+h.fresh(c.Owner) >= perOwner:
 		err = &LimitError{perOwner, 0, "there are %d subscriptions of this owner; end one first"}
 	case c.Mode == Subscribe && inForce == nil && len(h.ids)+len(h.pending) >= maxSubscriptions:
 		err = &LimitError{maxSubscriptions, 0, "the hub has %d subscriptions"}
@@ -193,6 +193,17 @@ func (h *Hub) reserve(c *call, inForce *entry) (old *call, err error) {
 		h.enter(old)
 	}
 	return old, err
+}
+
+// fresh counts the verifications of an owner that would each make one more subscription.
+// The lock is held.
+func (h *Hub) fresh(o Owner) (n int) {
+	for k, c := range h.pending {
+		if c.Owner == o && c.Mode == Subscribe && h.keys[k] == nil {
+			n++
+		}
+	}
+	return n
 }
 
 // sighted returns what an owner may see: what the newest of its tokens shows that
