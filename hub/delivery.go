@@ -7,6 +7,8 @@ import (
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/subscriptions"
 	"github.com/freshwire/freshwire/subscriptions/delivery"
+	"github.com/freshwire/freshwire/subscriptions/sink"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -23,6 +25,7 @@ func (h *Hub) openDelivery() error {
 		return err
 	}
 	h.openSinks()
+	h.metrics.registry.MustRegister(deliveryCollector{h.delivery}, sinkCollector{h.sinks})
 	return h.openCallbacks()
 }
 
@@ -46,4 +49,102 @@ func (h *Hub) callOut(ctx context.Context, inForce chan<- struct{}) error {
 	g.Go(func() error { return h.delivery.Run(ctx) })
 	g.Go(func() error { return h.websub.Run(ctx) })
 	return g.Wait()
+}
+
+// A figure is one metric, and what it is worth.
+type figure struct {
+	desc  *prometheus.Desc
+	kind  prometheus.ValueType
+	value float64
+}
+
+func (f *figure) collect(ch chan<- prometheus.Metric, labels ...string) {
+	ch <- prometheus.MustNewConstMetric(f.desc, f.kind, f.value, labels...)
+}
+
+var (
+	descOutlets   = desc("delivery_outlets", "Subscriptions and sinks, each cache of one counted, that are called.")
+	descCalling   = desc("delivery_calls", "Calls under way.")
+	descBrake     = desc("delivery_paused", "1 while the brake on all calls is on.")
+	descCalls     = desc("delivery_calls_total", "Calls made.")
+	descTaken     = desc("delivery_sent_total", "Calls that were taken.")
+	descFailures  = desc("delivery_failures_total", "Calls that failed.")
+	descRetries   = desc("delivery_retries_total", "Calls that were set to be made again.")
+	descGivenUp   = desc("delivery_given_up_total", "Contents of subscriptions that were given up for now.")
+	descDead      = desc("delivery_dead_letters_total", "Calls that became dead letters.")
+	descMerged    = desc("delivery_merged_total", "Notices that a later one about the same stood for.")
+	deliveryDescs = []*prometheus.Desc{descOutlets, descCalling, descBrake, descCalls, descTaken, descFailures, descRetries, descGivenUp, descDead, descMerged}
+)
+
+// deliveryCollector shows the figures of all calls together.
+type deliveryCollector struct{ engine *delivery.Engine }
+
+func (c deliveryCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range deliveryDescs {
+		ch <- d
+	}
+}
+
+func (c deliveryCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.engine.Stats()
+	brake := 0.0
+	if s.Paused {
+		brake = 1
+	}
+	for _, f := range []figure{
+		{descOutlets, prometheus.GaugeValue, float64(s.Outlets)}, {descCalling, prometheus.GaugeValue, float64(s.Open)},
+		{descBrake, prometheus.GaugeValue, brake}, {descCalls, prometheus.CounterValue, float64(s.Calls)},
+		{descTaken, prometheus.CounterValue, float64(s.Sent)}, {descFailures, prometheus.CounterValue, float64(s.Failed)},
+		{descRetries, prometheus.CounterValue, float64(s.Retried)}, {descGivenUp, prometheus.CounterValue, float64(s.GivenUp)},
+		{descDead, prometheus.CounterValue, float64(s.Dead)}, {descMerged, prometheus.CounterValue, float64(s.Merged)},
+	} {
+		f.collect(ch)
+	}
+}
+
+var (
+	descSinkLag      = desc("sink_lag", "Positions of the journal that a sink's hindmost cache has not had; 0 if nothing waits.", "sink")
+	descSinkWaiting  = desc("sink_waiting", "Calls of a sink that are to be made again, or wait for the stage before.", "sink")
+	descSinkLetters  = desc("sink_dead_letters", "Dead letters of a sink.", "sink")
+	descSinkSent     = desc("sink_sent_total", "Calls of a sink that were taken.", "sink")
+	descSinkIgnored  = desc("sink_ignored_total", "Calls of a sink whose answer counts as done.", "sink")
+	descSinkFailures = desc("sink_failures_total", "Calls of a sink that failed.", "sink")
+	descSinkSkipped  = desc("sink_skipped_total", "Notices that a sink left out because they were older than max_age.", "sink")
+	descSinkMerged   = desc("sink_merged_total", "Notices of a sink that a later one about the same stood for.", "sink")
+	sinkDescs        = []*prometheus.Desc{descSinkLag, descSinkWaiting, descSinkLetters, descSinkSent, descSinkIgnored, descSinkFailures,
+		descSinkSkipped, descSinkMerged}
+)
+
+// sinkCollector shows how each sink is doing, under the name that its operator gave it.
+type sinkCollector struct{ sinks *sink.Sinks }
+
+func (c sinkCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range sinkDescs {
+		ch <- d
+	}
+}
+
+func (c sinkCollector) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range c.sinks.All() {
+		_, targets, err := c.sinks.Standing(s.Name)
+		if err != nil {
+			continue // a reload has just taken it away
+		}
+		var sum delivery.State
+		for i := range targets {
+			t := &targets[i].State
+			sum.Behind = max(sum.Behind, t.Behind)
+			sum.Waiting, sum.Letters = sum.Waiting+t.Waiting, sum.Letters+t.Letters
+			sum.Sent, sum.Ignored, sum.Failures = sum.Sent+t.Sent, sum.Ignored+t.Ignored, sum.Failures+t.Failures
+			sum.Skipped, sum.Merged = sum.Skipped+t.Skipped, sum.Merged+t.Merged
+		}
+		for _, f := range []figure{
+			{descSinkLag, prometheus.GaugeValue, float64(sum.Behind)}, {descSinkWaiting, prometheus.GaugeValue, float64(sum.Waiting)},
+			{descSinkLetters, prometheus.GaugeValue, float64(sum.Letters)}, {descSinkSent, prometheus.CounterValue, float64(sum.Sent)},
+			{descSinkIgnored, prometheus.CounterValue, float64(sum.Ignored)}, {descSinkFailures, prometheus.CounterValue, float64(sum.Failures)},
+			{descSinkSkipped, prometheus.CounterValue, float64(sum.Skipped)}, {descSinkMerged, prometheus.CounterValue, float64(sum.Merged)},
+		} {
+			f.collect(ch, s.Name)
+		}
+	}
 }

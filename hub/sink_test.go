@@ -99,6 +99,12 @@ func TestSinksCallWhatTheConfigurationSays(t *testing.T) {
 	if len(list.Items) != 2 || list.Items[0].Name != "varnish" || list.Items[1].Targets[0].Outlet != "sink/plain/"+strings.TrimPrefix(cache.url, "http://") {
 		t.Errorf("listed are %+v", list.Items)
 	}
+	figures := string(h.do("GET", "/metrics", "").body)
+	for _, want := range []string{`freshwire_sink_sent_total{sink="varnish"} 1`, `freshwire_sink_lag{sink="plain"} 0`, "freshwire_delivery_outlets 2", "freshwire_delivery_sent_total 2"} {
+		if !strings.Contains(figures, want+"\n") {
+			t.Errorf("the metrics have no %s", want)
+		}
+	}
 	control := func(body string) {
 		t.Helper()
 		if a := h.do("POST", "/v1/sinks/varnish", body); a.status != 200 {

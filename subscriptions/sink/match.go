@@ -228,7 +228,7 @@ func checkValue(field, text string) error {
 	case text == "":
 		return fmt.Errorf("it is empty; leave the field out to ask nothing of it, or write ^$ for what has none")
 	case field == "uri" && strings.Contains(text, "#"):
-		return fmt.Errorf("it has an aspect (what stands after #); match that by aspect:")
+		return fmt.Errorf("it has an aspect (what stands after #); match that by the field aspect")
 	}
 	return nil
 }
@@ -238,7 +238,7 @@ func compilePattern(field, text string) (*regexp.Regexp, error) {
 		return nil, fmt.Errorf("it is longer than %d bytes", maxPattern)
 	}
 	if field == "uri" && strings.Contains(text, "#") {
-		return nil, fmt.Errorf("it has a #: a pattern sees the URI without its aspect, which is what stands after #; match that by aspect:")
+		return nil, fmt.Errorf("it has a #: a pattern sees the URI without its aspect, which is what stands after #; match that by the field aspect")
 	}
 	re, err := regexp.Compile(text)
 	if err != nil {
