@@ -162,7 +162,7 @@ func TestOfAllThatMatchesNothingIsLostHoweverItIsCut(t *testing.T) {
 	for version := range 60 {
 		var updates []graph.Update
 		for range 1 + random.IntN(20) {
-			page := fmt.Sprintf("https://%s.example/wiki/%d", []string{"e", "f"}[random.IntN(2)], random.IntN(12))
+			page := fmt.Sprintf("https://%s.example/wiki/%d", []string{"e", "f"}[random.IntN(2)], random.IntN(60))
 			updates = append(updates, graph.Update{URI: page + []string{"", "#html"}[random.IntN(2)], Type: []string{"html", "content"}[random.IntN(2)],
 				Hash: fmt.Sprint(version, random.Uint32()), Buckets: []string{page, fmt.Sprintf("b%d", random.IntN(5))}})
 		}
@@ -187,7 +187,7 @@ func TestOfAllThatMatchesNothingIsLostHoweverItIsCut(t *testing.T) {
 		}
 		o, got, sent := w.outlet(s, "c.example"), map[string]uint64{}, 0
 		for after, more := uint64(0), true; more; {
-			c := cut(t, o, graph.Prompt, after, 1+random.IntN(40))
+			c := cut(t, o, graph.Prompt, after, 1+random.IntN(6))
 			for _, p := range c.Pieces {
 				if p.Until <= got[p.Key] || p.Until > c.Until || p.After < after {
 					t.Errorf("seed %d: piece %+v of a cut (%d, %d]", seed, p, after, c.Until)
