@@ -240,9 +240,7 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 			env[name] = value
 		}
 	}
-	if file == "" {
-		file = env[EnvFile]
-	}
+	file = configFile(file, environ)
 	delete(env, EnvFile)
 	delete(env, EnvHub)
 	delete(env, EnvToken)
@@ -269,6 +267,35 @@ func LoadConfig(file string, environ []string, flags map[string]string) (Config,
 		return c, inFile(file, err)
 	}
 	return c, nil
+}
+
+// CheckConfig is [LoadConfig] without flags that also looks whether the secrets are
+// there that sinks name, which a hub needs and a command on its data does not. It tells
+// what of the sinks may not be meant.
+func CheckConfig(file string, environ []string) (Config, []sink.Warning, error) {
+	c, err := LoadConfig(file, environ, nil)
+	if err != nil {
+		return c, nil, err
+	}
+	sinks, warnings, err := sink.Compile(c.Sinks, c.Schemes...)
+	if err == nil {
+		err = sink.CheckSecrets(sinks)
+	}
+	if err != nil {
+		return c, nil, inFile(configFile(file, environ), err)
+	}
+	return c, warnings, nil
+}
+
+// configFile is the file that holds the configuration: one that is named, or that the
+// environment names, "" if there is none.
+func configFile(file string, environ []string) string {
+	for _, e := range environ {
+		if name, value, ok := strings.Cut(e, "="); ok && name == EnvFile && file == "" {
+			return value
+		}
+	}
+	return file
 }
 
 func envName(setting string) string {
@@ -470,15 +497,8 @@ func (c *Config) Check() error {
 	if err := c.checkNames(); err != nil {
 		return err
 	}
-	_, err := c.SinkWarnings()
+	_, _, err := sink.Compile(c.Sinks, c.Schemes...)
 	return err
-}
-
-// SinkWarnings checks the sinks and tells what of them may not be meant. An error is
-// a *[sink.Error].
-func (c *Config) SinkWarnings() ([]sink.Warning, error) {
-	_, warnings, err := sink.Compile(c.Sinks, c.Schemes...)
-	return warnings, err
 }
 
 // checkAddresses refuses to listen where others could reach what they may not:

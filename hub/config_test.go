@@ -258,12 +258,29 @@ func TestASettingIsShownAsAFlagTakesIt(t *testing.T) {
 // TestTheExampleOfSinksIsOneThatAHubTakes loads the file that the documentation names.
 func TestTheExampleOfSinksIsOneThatAHubTakes(t *testing.T) {
 	t.Setenv("FASTLY_KEY", "secret")
-	c, err := LoadConfig(filepath.Join("..", "docs", "sinks.yaml"), nil, nil)
+	c, warnings, err := CheckConfig(filepath.Join("..", "docs", "sinks.yaml"), nil)
+	if err != nil || len(warnings) > 0 || len(c.Sinks) < 5 {
+		t.Errorf("%d sinks, %v, %v", len(c.Sinks), warnings, err)
+	}
+}
+
+// TestACommandOnTheDataNeedsNoSecretOfASink: who restores a backup has not the
+// environment of the hub.
+func TestACommandOnTheDataNeedsNoSecretOfASink(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	text := "sinks:\n  - name: a\n    http: {url: 'https://a.example/', headers: {X-Key: '{env:NO_SUCH_VARIABLE}'}}\n"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := LoadConfig(file, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	warnings, err := c.SinkWarnings()
-	if err != nil || len(warnings) > 0 || len(c.Sinks) < 5 {
-		t.Errorf("%d sinks, %v, %v", len(c.Sinks), warnings, err)
+	if _, _, err := CheckConfig("", []string{EnvFile + "=" + file}); err == nil || !strings.Contains(err.Error(), ">  3 | ") || !strings.Contains(err.Error(), "not set") {
+		t.Errorf("a check of the configuration says %v", err)
+	}
+	c.Listen, c.Data = "127.0.0.1:0", t.TempDir()
+	if _, err := New(c, nil); err == nil || !strings.Contains(err.Error(), "not set") {
+		t.Errorf("a hub that is to start says %v", err)
 	}
 }

@@ -24,7 +24,9 @@ func (h *Hub) openDelivery() error {
 	if err != nil {
 		return err
 	}
-	h.openSinks()
+	if err := h.openSinks(); err != nil {
+		return err
+	}
 	h.metrics.registry.MustRegister(deliveryCollector{h.delivery}, sinkCollector{h.sinks})
 	return h.openCallbacks()
 }

@@ -14,10 +14,13 @@ import (
 	"github.com/go-chi/chi/v5"
 )
 
-// openSinks makes the sinks; none is in force before the hub runs.
-func (h *Hub) openSinks() {
+// openSinks makes the sinks; none is in force before the hub runs. What they name has to
+// be there: a hub does not start without a secret that it is to send.
+func (h *Hub) openSinks() error {
 	h.sinks = sink.New(sink.Options{Feed: h.streams.FilterFeed, Engine: h.delivery, Dial: dialSink, Clock: h.clock.Now,
 		ClockRate: h.cfg.ClockRate, Schemes: h.cfg.Schemes, Observe: h.cfg.Mode == ModeObserve, Log: h.log.With("component", "sinks")})
+	_, err := h.sinks.Plan(h.cfg.Sinks)
+	return err
 }
 
 // dialSink returns a client for the calls of one sink: its limits are its own, and so

@@ -46,11 +46,7 @@ configuration that a hub would not take is exit code 1, and the line is shown.`,
 			if len(list) > 0 {
 				file = list[0]
 			}
-			cfg, err := hub.LoadConfig(file, os.Environ(), nil)
-			if err != nil {
-				return err
-			}
-			warnings, err := cfg.SinkWarnings()
+			cfg, warnings, err := hub.CheckConfig(file, os.Environ())
 			if err != nil {
 				return err
 			}

@@ -23,6 +23,7 @@ const maxRequest = 64 << 10
 // An action is a compiled Action: the requests that one notice becomes, one for each
 // target, and for each of its buckets if they name it.
 type action struct {
+	section string // of the definition: http, purge, …
 	method  string
 	targets map[string]*address // by cache; "" for what is called by URL
 	order   []string            // of the targets
@@ -82,13 +83,11 @@ func compileAction(a *Action, captures map[string]bool) (*action, error) {
 	c := compiler{captures}
 	if a.HTTP != nil {
 		act, err := c.compileHTTP(a.HTTP)
-		act.collect()
-		return act, under("http", err)
+		return act.of("http"), under("http", err)
 	}
 	p := presets[slices.IndexFunc(presets, func(p preset) bool { return p.field == found[0] })]
 	act, err := c.compilePurge(&p, short[p.field])
-	act.collect()
-	return act, under(p.field, err)
+	return act.of(p.field), under(p.field, err)
 }
 
 type compiler struct{ captures map[string]bool }
@@ -260,14 +259,6 @@ func (c compiler) compileHeaders(a *action, headers map[string]string) error {
 		case slices.ContainsFunc(h.text, func(p part) bool { return hasControl(p.text) }):
 			return fault(field, "it has a control character")
 		}
-		for _, p := range h.text {
-			if p.secret == nil {
-				continue
-			}
-			if _, err := p.secret.read(); err != nil {
-				return fault(field, "%v", err)
-			}
-		}
 		if name == "host" {
 			a.host = h.text
 			continue
@@ -303,12 +294,13 @@ func quoteKey(name string) string {
 	return name
 }
 
-// collect notes the names that stand in the request.
-func (a *action) collect() {
+// of says in which section of the definition a stands, and notes the names that stand
+// in the request.
+func (a *action) of(section string) *action {
 	if a == nil {
-		return
+		return nil
 	}
-	a.names = map[string]bool{}
+	a.section, a.names = section, map[string]bool{}
 	for _, to := range a.targets {
 		to.host.collect(a.names)
 		to.path.collect(a.names)
@@ -324,6 +316,7 @@ func (a *action) collect() {
 	if a.body != nil {
 		a.body.collect(a.names)
 	}
+	return a
 }
 
 // perBucket reports whether the request is made once for each bucket.

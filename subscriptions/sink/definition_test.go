@@ -85,6 +85,7 @@ var refused = []struct{ name, text, field, reason string }{
 	{"a header twice", `{name: a, http: {url: "https://a.example/", headers: {X-A: a, x-a: b}}}`, "http.headers.'x-a'", "twice"},
 	{"a secret that is not there", `{name: a, http: {url: "https://a.example/", headers: {A: "{env:NO_SUCH_VARIABLE}"}}}`, "http.headers.A", "not set"},
 	{"a secret that breaks the line", `{name: a, http: {url: "https://a.example/", headers: {A: "{env:A_SECRET}"}}}`, "http.headers.A", "control"},
+	{"a secret of a case that is not there", `{name: a, cases: [{purge: {headers: {A: "{env:NO_SUCH_VARIABLE}"}}}]}`, "cases[0].purge.headers.A", "not set"},
 	{"a file that is not there", `{name: a, http: {url: "https://a.example/", headers: {A: "{file:DIR/no}"}}}`, "http.headers.A", "no such file"},
 	{"a file that is empty", `{name: a, http: {url: "https://a.example/", headers: {A: "{file:DIR/empty}"}}}`, "http.headers.A", "empty"},
 	{"a secret in a URL", `{name: a, http: {url: "https://a.example/?k={env:PATH}"}}`, "http.url", "only stand in a header"},
@@ -127,7 +128,10 @@ func TestWhatCannotBeUsedIsRefusedWithSinkAndField(t *testing.T) {
 	t.Setenv("A_SECRET", "s3cr3t\nX-Injected: 1")
 	for _, tt := range refused {
 		t.Run(tt.name, func(t *testing.T) {
-			_, _, err := Compile(read(t, "sinks:\n  - {name: fine, purge: {}}\n  - "+strings.ReplaceAll(tt.text, "DIR", dir)+"\n"))
+			sinks, _, err := Compile(read(t, "sinks:\n  - {name: fine, purge: {}}\n  - "+strings.ReplaceAll(tt.text, "DIR", dir)+"\n"))
+			if err == nil {
+				err = CheckSecrets(sinks)
+			}
 			var e *Error
 			if !errors.As(err, &e) || e.Index != 1 || e.Field != tt.field || !strings.Contains(e.Reason, tt.reason) {
 				t.Errorf("got %v, %+v; want field %q and %q", err, e, tt.field, tt.reason)

@@ -159,6 +159,30 @@ func (s *Sink) literalSecrets() []string {
 	return found
 }
 
+// CheckSecrets reports, as an *[Error], the first secret that a sink names and that is
+// not there or cannot stand in a header.
+func CheckSecrets(sinks []*Sink) error {
+	for _, s := range sinks {
+		for _, b := range s.branches {
+			for _, h := range b.action.headers {
+				for _, p := range h.text {
+					if p.secret == nil {
+						continue
+					}
+					if _, err := p.secret.read(); err != nil {
+						field := b.action.section + ".headers." + quoteKey(h.name)
+						if b.field != "" {
+							field = b.field + "." + field
+						}
+						return &Error{s.index, s.Name, field, err.Error()}
+					}
+				}
+			}
+		}
+	}
+	return nil
+}
+
 // secretsKey is where the context of a request holds its secret headers.
 type secretsKey struct{}
 

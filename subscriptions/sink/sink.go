@@ -77,7 +77,7 @@ type Warning struct {
 func (w Warning) String() string { return fmt.Sprintf("sink %q: %s", w.Sink, w.Text) }
 
 // Compile checks definitions, in their order. The first that cannot be used is an
-// *[Error]. Secrets that they name have to be there; none is kept.
+// *[Error]. Of secrets only the names are looked at: see [CheckSecrets].
 func Compile(defs []Definition, schemes ...string) ([]*Sink, []Warning, error) {
 	if len(defs) > MaxSinks {
 		return nil, nil, &Error{Index: MaxSinks, Name: defs[MaxSinks].Name, Reason: fmt.Sprintf("there are more than %d sinks", MaxSinks)}

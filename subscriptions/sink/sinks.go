@@ -90,6 +90,9 @@ func New(o Options) *Sinks {
 // Plan says what [Sinks.Replace] would change, or, as an *[Error], why it cannot.
 func (s *Sinks) Plan(defs []Definition) ([]Change, error) {
 	sinks, _, err := Compile(defs, s.o.Schemes...)
+	if err == nil {
+		err = CheckSecrets(sinks)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -129,6 +132,9 @@ func changes(was []*running, is []*Sink) (list []Change) {
 // the way, some are in force and others not, and Replace may be called again.
 func (s *Sinks) Replace(ctx context.Context, defs []Definition) ([]Change, error) {
 	sinks, warnings, err := Compile(defs, s.o.Schemes...)
+	if err == nil {
+		err = CheckSecrets(sinks)
+	}
 	if err != nil {
 		return nil, err
 	}
