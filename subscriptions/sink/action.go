@@ -25,8 +25,8 @@ const maxRequest = 64 << 10
 type action struct {
 	section string // of the definition: http, purge, …
 	method  string
-	targets map[string]*address // by cache; "" for what is called by URL
-	order   []string            // of the targets
+	urls    []*address // a notice makes a request of each …
+	caches  []*url.URL // … to each of these; none is to the URL's own host
 	headers []header
 	body    *node           // nil if there is none
 	form    []header        // nil if there is none
@@ -120,7 +120,7 @@ var (
 )
 
 func (c compiler) compileHTTP(h *HTTP) (*action, error) {
-	a := &action{targets: map[string]*address{}, order: []string{""}}
+	a := new(action)
 	if h.JSON != nil && h.Form != nil {
 		return nil, fault("form", "there is a json body already")
 	}
@@ -144,8 +144,8 @@ func (c compiler) compileHTTP(h *HTTP) (*action, error) {
 	if h.URL == "" {
 		return nil, fault("url", "say where the request goes")
 	}
-	if a.targets[""], err = parseAddress(h.URL, c.known); err != nil {
-		return nil, under("url", err)
+	if err := c.compileURLs(a, Texts{h.URL}); err != nil {
+		return nil, err
 	}
 	return a, c.compileHeaders(a, h.Headers)
 }
@@ -158,37 +158,92 @@ func checkMethod(method string) (string, error) {
 }
 
 func (c compiler) compilePurge(p *preset, d *Purge) (*action, error) {
-	a := &action{targets: map[string]*address{}, cdn: true}
+	a := &action{cdn: true}
 	var err error
 	if a.method, err = checkMethod(cmp.Or(d.Method, p.method)); err != nil {
 		return nil, err
 	}
-	switch {
-	case len(d.Caches) > 0 && d.URL != "":
-		return nil, fault("url", "there are caches already: a purge goes to them, or to one URL")
-	case len(d.Caches) == 0 && d.URL == "" && p.url == "":
+	switch urls := d.URL; {
+	case p.url == "" && len(d.Caches) > 0 && len(urls) > 0:
+		return nil, fault("url", "there are caches already: a key is sent to them, or to one URL")
+	case p.url == "" && len(urls) > 1:
+		return nil, fault("url", "a key is sent to one URL, or to caches")
+	case p.url == "" && len(urls)+len(d.Caches) == 0:
 		return nil, fault("", "say where it goes: caches: [http://10.0.0.7:6081], or url:")
-	case len(d.Caches) == 0:
-		if a.targets[""], err = parseAddress(cmp.Or(d.URL, p.url), c.known); err != nil {
-			return nil, under("url", err)
-		}
-		a.order = []string{""}
+	case p.url == "" && len(urls) == 0:
+		a.urls = []*address{{root: true}}
+	case len(urls) == 0:
+		err = c.compileURLs(a, Texts{p.url})
+	default:
+		err = c.compileURLs(a, urls)
+	}
+	if err != nil {
+		return nil, err
 	}
 	for i, text := range d.Caches {
 		cache, err := parseCache(text)
 		if err != nil {
 			return nil, under(indexed("caches", i, d.Caches), err)
 		}
-		if a.targets[cache.Host] != nil {
+		if a.cache(cache.Host) != nil {
 			return nil, fault(indexed("caches", i, d.Caches), "it is there twice")
 		}
-		a.targets[cache.Host] = &address{whole: p.url != "", root: p.url == "", cache: cache}
-		a.order = append(a.order, cache.Host)
+		a.caches = append(a.caches, cache)
 	}
 	if err := c.compileKey(p, d, a); err != nil {
 		return nil, err
 	}
 	return a, c.compileHeaders(a, d.Headers)
+}
+
+// maxURLs bounds the URLs of one purge: a notice makes as many calls.
+const maxURLs = 16
+
+// compileURLs reads what is called, or purged.
+func (c compiler) compileURLs(a *action, urls Texts) error {
+	if len(urls) > maxURLs {
+		return fault("url", "more than %d", maxURLs)
+	}
+	for i, text := range urls {
+		to, err := parseAddress(text, c.known)
+		if err != nil {
+			return under(indexed("url", i, urls), err)
+		}
+		a.urls = append(a.urls, to)
+	}
+	return nil
+}
+
+// cache returns the cache of a target, nil if it is none.
+func (a *action) cache(target string) *url.URL {
+	for _, c := range a.caches {
+		if c.Host == target {
+			return c
+		}
+	}
+	return nil
+}
+
+// targets are those that the action calls: its caches, or "" for what is called by URL.
+func (a *action) targets() []string {
+	if len(a.caches) == 0 {
+		return []string{""}
+	}
+	list := make([]string, len(a.caches))
+	for i, c := range a.caches {
+		list[i] = c.Host
+	}
+	return list
+}
+
+// calls reports whether a target is one of the action's.
+func (a *action) calls(target string) bool {
+	return target == "" && len(a.caches) == 0 || a.cache(target) != nil
+}
+
+// foreignHost reports whether a notice, and so a publisher, says whom to call.
+func (a *action) foreignHost() bool {
+	return len(a.caches) == 0 && slices.ContainsFunc(a.urls, (*address).foreignHost)
 }
 
 // compileKey makes the header that carries the key.
@@ -301,7 +356,7 @@ func (a *action) of(section string) *action {
 		return nil
 	}
 	a.section, a.names = section, map[string]bool{}
-	for _, to := range a.targets {
+	for _, to := range a.urls {
 		to.host.collect(a.names)
 		to.path.collect(a.names)
 		to.query.collect(a.names)
@@ -447,7 +502,7 @@ type Call struct {
 func (a *action) render(target string, s *subject) (*Call, error) {
 	c := &Call{Method: a.method}
 	var err error
-	if c.URL, c.Host, err = a.targets[target].render(s); err != nil {
+	if c.URL, c.Host, err = a.urls[s.index].render(s, a.cache(target)); err != nil {
 		return nil, fmt.Errorf("url: %w", err)
 	}
 	if len(a.host) > 0 {

@@ -13,7 +13,6 @@ import (
 type address struct {
 	whole bool     // it is the resource's own URL …
 	root  bool     // … or the root of a cache, in the name of the resource's host
-	cache *url.URL // whom to ask, nil is the host itself
 	host  template // with the port
 	path  template // from the first slash to the query
 	query template // with the ?
@@ -102,7 +101,7 @@ var literalQuery = newCharset(among("-._~!$&'()*+,;=:@/?"))
 
 // foreignHost reports whether the host comes from a notice, and so from a publisher.
 func (a *address) foreignHost() bool {
-	return a.cache == nil && (a.whole || !a.host.isLiteral())
+	return a.whole || !a.root && !a.host.isLiteral()
 }
 
 var (
@@ -114,11 +113,48 @@ var (
 )
 
 // render returns the URL to call and, if it is not the URL's own, the value of the
-// Host header.
-func (a *address) render(s *subject) (to, host string, err error) {
-	if a.whole || a.root {
-		return a.renderOwn(s)
+// Host header. A cache, nil for none, is asked for the URL in the name of its host.
+func (a *address) render(s *subject, cache *url.URL) (to, host string, err error) {
+	if a.root {
+		// What is marked with a key need not be on the web.
+		_, host, _ := webAddress(s.url())
+		return cache.String() + "/", host, nil
 	}
+	to = s.url()
+	if !a.whole {
+		if to, err = a.renderTemplate(s); err != nil {
+			return "", "", err
+		}
+	}
+	tail, host, ok := webAddress(to)
+	switch {
+	case !ok:
+		return "", "", errNoURL
+	case cache == nil:
+		return to, "", nil
+	}
+	return cache.String() + tail, host, nil
+}
+
+// webAddress parts the URL of a web page in its path, with the query, and its host.
+func webAddress(text string) (tail, host string, ok bool) {
+	u, err := url.Parse(text)
+	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
+		return "", "", false
+	}
+	tail = text[len(u.Scheme)+len("://"):]
+	at := strings.IndexAny(tail, "/?")
+	if at < 0 {
+		at = len(tail)
+	}
+	if tail = tail[at:]; !strings.HasPrefix(tail, "/") {
+		tail = "/" + tail
+	}
+	return tail, u.Host, true
+}
+
+// renderTemplate writes the URL.
+func (a *address) renderTemplate(s *subject) (string, error) {
 	b := []byte(a.front)
 	for i := range a.host {
 		p := &a.host[i]
@@ -128,22 +164,23 @@ func (a *address) render(s *subject) (to, host string, err error) {
 		}
 		v := s.value(p.name).text()
 		if len(a.host) > 1 && !partOfHost.MatchString(v) {
-			return "", "", fmt.Errorf("{%s}: %w", p.name, errHostValue)
+			return "", fmt.Errorf("{%s}: %w", p.name, errHostValue)
 		}
 		b = append(b, v...)
 	}
 	if !wholeHost.Match(b[len(a.front):]) {
-		return "", "", errHost
+		return "", errHost
 	}
 	start := len(b)
-	if b, err = a.appendPath(b, s); err != nil {
-		return "", "", err
+	b, err := a.appendPath(b, s)
+	if err != nil {
+		return "", err
 	}
 	if hasDotSegment(string(b[start:])) {
-		return "", "", errDots
+		return "", errDots
 	}
 	b, err = a.query.append(b, s)
-	return string(b), "", err
+	return string(b), err
 }
 
 // appendPath writes the path. A segment that is but one value must not come out
@@ -161,36 +198,6 @@ func (a *address) appendPath(b []byte, s *subject) ([]byte, error) {
 		}
 	}
 	return b, nil
-}
-
-// renderOwn returns the resource's own URL, asked of its host or of a cache, or the
-// root of a cache.
-func (a *address) renderOwn(s *subject) (to, host string, err error) {
-	u, err := url.Parse(s.url())
-	if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" {
-		u = nil
-	}
-	switch {
-	case u == nil && a.root: // what is marked with a key need not be on the web
-		return a.cache.String() + "/", "", nil
-	case u == nil:
-		return "", "", errNoURL
-	case a.root:
-		return a.cache.String() + "/", u.Host, nil
-	case a.cache == nil:
-		return s.url(), "", nil
-	}
-	tail := s.url()[len(u.Scheme)+len("://"):]
-	at := strings.IndexAny(tail, "/?")
-	if at < 0 {
-		tail = ""
-	} else {
-		tail = tail[at:]
-	}
-	if !strings.HasPrefix(tail, "/") {
-		tail = "/" + tail
-	}
-	return a.cache.String() + tail, u.Host, nil
 }
 
 // hasDotSegment reports whether a path has a segment that is . or .., or means it.

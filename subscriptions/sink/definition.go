@@ -116,8 +116,9 @@ type Purge struct {
 	// Caches are called each for itself, as http://10.0.0.7:6081. What is purged is
 	// named by the resource's own host and path.
 	Caches Texts `json:"caches,omitzero" yaml:"caches"`
-	// URL is called instead of a list of caches: a template.
-	URL     string            `json:"url,omitzero" yaml:"url"`
+	// URL is a template, or several. A purge is of them, {url} without any, and asks
+	// their own hosts if there are no caches; a key is sent to it instead of to caches.
+	URL     Texts             `json:"url,omitzero" yaml:"url"`
 	Method  string            `json:"method,omitzero" yaml:"method"`
 	Header  string            `json:"header,omitzero" yaml:"header"` // which carries the key
 	Key     string            `json:"key,omitzero" yaml:"key"`       // "" means {bucket}
@@ -155,7 +156,7 @@ func (a *Action) summary() string {
 	}
 	for i, p := range []*Purge{a.Purge, a.XKey, a.SurrogateKey, a.Ban} {
 		if p != nil {
-			return words(presets[i].field, p.Method, shownURL(p.URL), strings.Join(p.Caches, " "))
+			return words(presets[i].field, p.Method, strings.Join(shownURLs(p.URL), " "), strings.Join(p.Caches, " "))
 		}
 	}
 	return ""

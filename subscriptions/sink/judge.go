@@ -2,6 +2,7 @@ package sink
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -50,7 +51,7 @@ func (s *Sink) decideBranch(b *branch, own *subject) decision {
 		if why := s.leavesOut(b, taken, own.notice.Buckets); why != "" {
 			return decision{why: why}
 		}
-		return decision{branch: b, subjects: s.each(taken)}
+		return decision{branch: b, subjects: b.each(s.each(taken))}
 	}
 	d := decision{why: whyBucket}
 	for _, bucket := range own.notice.Buckets {
@@ -61,7 +62,24 @@ func (s *Sink) decideBranch(b *branch, own *subject) decision {
 		}
 		d.branch, d.subjects = b, append(d.subjects, one)
 	}
+	d.subjects = b.each(d.subjects)
 	return d
+}
+
+// each returns the subjects once for each URL of the action.
+func (b *branch) each(subjects []*subject) []*subject {
+	if len(b.action.urls) == 1 {
+		return subjects
+	}
+	var all []*subject
+	for _, s := range subjects {
+		for i := range b.action.urls {
+			one := *s
+			one.index = i
+			all = append(all, &one)
+		}
+	}
+	return all
 }
 
 // each returns what a request that names no bucket is made for: once, or in a group
@@ -100,15 +118,19 @@ func (s *Sink) tooOld(at, now time.Time) bool { return s.maxAge > 0 && now.Sub(a
 // key names what a request is about: a later one supersedes one that waits. What
 // depends on more than a URL or a bucket is about the resource.
 func (b *branch) key(s *subject) string {
+	which := b.field
+	if s.index > 0 {
+		which = words(which, fmt.Sprintf("url[%d]", s.index))
+	}
 	switch a := b.action; {
 	case len(a.names) == 0: // the same for all
-		return words(b.field, "*")
+		return words(which, "*")
 	case a.namesOnly("bucket"):
-		return words(b.field, s.bucket)
+		return words(which, s.bucket)
 	case a.namesOnly("url", "host", "path"):
-		return words(b.field, s.url(), s.bucket)
+		return words(which, s.url(), s.bucket)
 	}
-	return words(b.field, s.notice.Kind.String(), s.notice.URI, s.bucket)
+	return words(which, s.notice.Kind.String(), s.notice.URI, s.bucket)
 }
 
 // awaited names what the next stage waits for: a bucket, or in a group without any

@@ -56,6 +56,7 @@ type matter struct {
 	Epoch   graph.Epoch  `json:"e"`
 	Lane    graph.Lane   `json:"n,omitempty"`
 	Bucket  string       `json:"b,omitempty"` // the one it is about
+	Index   int          `json:"i,omitempty"` // which URL of several
 	Buckets []string     `json:"bs,omitempty"`
 	Long    bool         `json:"x,omitempty"` // it had more than a piece can keep
 }
@@ -64,7 +65,7 @@ type matter struct {
 func (o *outlet) pack(s *subject) []byte {
 	n := s.notice
 	m := matter{URI: n.URI, Kind: n.Kind, Type: n.Type, Version: n.Version, Hash: n.Hash, Change: n.Change, Reason: n.Reason, Rule: n.Rule,
-		Attempt: n.Attempt, At: n.At, Seq: n.Cursor.Seq, Epoch: n.Cursor.Epoch, Lane: n.Lane, Bucket: s.bucket}
+		Attempt: n.Attempt, At: n.At, Seq: n.Cursor.Seq, Epoch: n.Cursor.Epoch, Lane: n.Lane, Bucket: s.bucket, Index: s.index}
 	switch {
 	case o.sink.readsBuckets:
 		m.Buckets = n.Buckets
@@ -139,7 +140,7 @@ func (o *outlet) take(c *delivery.Cut, at map[string]int, n *graph.Notice, room 
 		c.Skipped++
 		d.branch = nil
 	}
-	if d.branch == nil || d.branch.action.targets[o.target] == nil {
+	if d.branch == nil || !d.branch.action.calls(o.target) {
 		c.Until = n.Cursor.Seq
 		return true
 	}
@@ -232,11 +233,8 @@ func (o *outlet) call(p *delivery.Piece) (*Call, error) {
 	}
 	d := o.sink.decide(n)
 	for _, s := range d.subjects {
-		if s.bucket != m.Bucket {
+		if s.bucket != m.Bucket || s.index != m.Index || !d.branch.action.calls(o.target) {
 			continue
-		}
-		if d.branch.action.targets[o.target] == nil {
-			break
 		}
 		call, err := d.branch.action.render(o.target, s)
 		if err != nil {

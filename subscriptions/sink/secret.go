@@ -92,7 +92,7 @@ func (a Action) shown() Action {
 	for _, p := range []**Purge{&a.Purge, &a.XKey, &a.SurrogateKey, &a.Ban} {
 		if *p != nil {
 			shown := **p
-			shown.URL, shown.Headers = shownURL(shown.URL), shownPairs(shown.Headers)
+			shown.URL, shown.Headers = shownURLs(shown.URL), shownPairs(shown.Headers)
 			*p = &shown
 		}
 	}
@@ -106,6 +106,14 @@ func shownPairs(pairs map[string]string) map[string]string {
 	shown := make(map[string]string, len(pairs))
 	for name, text := range pairs {
 		shown[name] = hide(name, text)
+	}
+	return shown
+}
+
+func shownURLs(urls Texts) Texts {
+	shown := slices.Clone(urls)
+	for i, text := range shown {
+		shown[i] = shownURL(text)
 	}
 	return shown
 }

@@ -195,7 +195,7 @@ func (s *Sink) compileBranches(schemes []string) error {
 		}
 		s.branches = append(s.branches, b)
 		s.readsBuckets = s.readsBuckets || b.readsBuckets(s)
-		for _, target := range b.action.order {
+		for _, target := range b.action.targets() {
 			if !slices.Contains(s.targets, target) {
 				s.targets = append(s.targets, target)
 			}
@@ -230,11 +230,9 @@ func (b *branch) compile(c *Case, s *Sink, schemes []string) (err error) {
 		b.match.kinds = 1 << graph.KindChanged
 		b.match.asksOfResource = true
 	}
-	for _, to := range b.action.targets {
-		if len(s.Allow) > 0 && to.foreignHost() && !s.match.hostsNamed() && !b.match.hostsNamed() {
-			return fault("match", "the request goes to a host that the notice names, and allow opens networks that are not public: "+
-				"name the hosts, by host:, prefix: or a uri: that begins with one")
-		}
+	if len(s.Allow) > 0 && b.action.foreignHost() && !s.match.hostsNamed() && !b.match.hostsNamed() {
+		return fault("match", "the request goes to a host that the notice names, and allow opens networks that are not public: "+
+			"name the hosts, by host:, prefix: or a uri: that begins with one")
 	}
 	return nil
 }

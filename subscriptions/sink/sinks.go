@@ -243,8 +243,8 @@ func (s *Sink) hostOf(target string) string {
 		return target
 	}
 	for _, b := range s.branches {
-		if a := b.action.targets[""]; a != nil && !a.foreignHost() {
-			return a.host[0].text
+		if a := b.action; len(a.caches) == 0 && !a.foreignHost() {
+			return a.urls[0].host[0].text
 		}
 	}
 	return OutletPrefix + s.Name // its hosts are those of its notices

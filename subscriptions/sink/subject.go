@@ -12,6 +12,7 @@ import (
 type subject struct {
 	notice   *graph.Notice
 	bucket   string // the one that a request is about, "" if it is about none
+	index    int    // which of the action's URLs it asks for
 	captures []capture
 	base     string // caches url, "" if it was not asked for
 }

@@ -3,11 +3,13 @@ package sink
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/freshwire/freshwire/graph"
@@ -110,7 +112,7 @@ func TestNothingInAURILeavesItsPlace(t *testing.T) {
 			if d.branch == nil {
 				t.Fatalf("%s is left out: %s", uri, d.why)
 			}
-			call, err := d.branch.action.render(d.branch.action.order[0], d.subjects[0])
+			call, err := d.branch.action.render(d.branch.action.targets()[0], d.subjects[0])
 			if err != nil {
 				continue // it is not sent
 			}
@@ -207,6 +209,47 @@ func arrives(t *testing.T, c *Call) *http.Request {
 	return got
 }
 
+func TestAPurgeOfSeveralURLsAsksEachCacheForEach(t *testing.T) {
+	n := notice("https://en.example.org/wiki/A?b=c#html", "html", "k")
+	for rules, want := range map[string]string{
+		`purge: {}`: "https://en.example.org/wiki/A?b=c",
+		`purge: {caches: ["http://c1.example:6081", "https://c2.example"]}`: "http://c1.example:6081/wiki/A?b=c [en.example.org] https://c2.example/wiki/A?b=c [en.example.org]",
+		`purge: {url: ["{url}", "https://m.example.org/{+path}"]}`:          "https://en.example.org/wiki/A?b=c https://m.example.org/wiki/A",
+		`purge: {caches: "http://c1.example:6081", url: ["{url}", "https://m.{host}/{+path}?action=history"]}`: "http://c1.example:6081/wiki/A?b=c [en.example.org] " +
+			"http://c1.example:6081/wiki/A?action=history [m.en.example.org]",
+		`xkey: {caches: "http://c1.example:6081"}`:          "http://c1.example:6081/ [en.example.org]",
+		`surrogate-key: {url: "https://cdn.example/purge"}`: "https://cdn.example/purge",
+	} {
+		var got []string
+		about := map[string]int{}
+		for _, c := range one(t, "{name: a, "+rules+"}").Try(n, noon).Sends {
+			got = append(got, c.URL)
+			if c.Headers != nil && c.Headers[0][0] == "Host" {
+				got = append(got, "["+c.Headers[0][1]+"]")
+			}
+			about[c.About]++
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%s:\ngot  %s\nwant %s", rules, strings.Join(got, " "), want)
+		}
+		if strings.Contains(rules, "url: [") && len(about) != 2 {
+			t.Errorf("%s: its requests are about %v", rules, about)
+		}
+	}
+	// On the way through the engine they are still told apart.
+	w := newWorld(t, time.Now)
+	w.apply(graph.Update{URI: n.URI, Type: "html", Hash: "1"})
+	o := w.outlet(one(t, `{name: a, purge: {url: ["{url}", "https://m.example.org/{+path}"]}}`), "")
+	var got []string
+	for _, p := range cut(t, o, graph.Prompt, 0, 10).Pieces {
+		r, _ := send(t, o, &p)
+		got = append(got, r.URL.String())
+	}
+	if fmt.Sprint(got) != "[https://en.example.org/wiki/A?b=c https://m.example.org/wiki/A]" {
+		t.Errorf("sent are %q", got)
+	}
+}
+
 func TestWhatCannotBeSaidIsNotSent(t *testing.T) {
 	const rules = `{name: a, match: {uri: '^https?://[^/]+/(?P<a>[^/]*)(?:/(?P<b>.*))?$'}, `
 	for _, tt := range []struct{ name, request, uri, want string }{
@@ -267,7 +310,7 @@ func FuzzTemplate(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, text string) {
 		s := &subject{notice: notice("https://e.example/", "html"), captures: []capture{{"x", value{text, true}}}}
-		if to, _, err := segment.render(s); err == nil {
+		if to, _, err := segment.render(s, nil); err == nil {
 			u, err := url.Parse(to)
 			if err != nil || u.Host != "s.example" || u.User != nil || u.Fragment != "" || strings.Count(u.EscapedPath(), "/") != 3 {
 				t.Fatalf("%q: %s, %v", text, to, err)
@@ -276,7 +319,7 @@ func FuzzTemplate(f *testing.F) {
 				t.Fatalf("%q: query %v, %v", text, q, err)
 			}
 		}
-		if to, _, err := path.render(s); err == nil {
+		if to, _, err := path.render(s, nil); err == nil {
 			u, err := url.Parse(to)
 			if err != nil || u.Host != "s.example" || u.RawQuery != "" || u.Fragment != "" || !strings.HasPrefix(u.JoinPath().Path, "/a/") {
 				t.Fatalf("%q: %s, %v", text, to, err)

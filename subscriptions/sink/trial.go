@@ -42,7 +42,7 @@ func (s *Sink) Try(n *graph.Notice, now time.Time) Trial {
 		t.Note = "dry_run: it is not sent"
 	}
 	for _, subject := range d.subjects {
-		for _, target := range d.branch.action.order {
+		for _, target := range d.branch.action.targets() {
 			t.Sends = append(t.Sends, d.branch.try(target, subject))
 		}
 	}
