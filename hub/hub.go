@@ -134,7 +134,8 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 	h.streams = subscriptions.NewStreamer(h.store, subscriptions.StreamOptions{
 		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Portable: m.portable, Channels: h.channels, Schemes: cfg.Schemes,
 		ClientAddr: h.clientAddr, Viewer: viewer, Problem: streamProblem, Log: log.With("component", "streams")})
-	if h.claims, err = claim.New(h.store, h.streams, h.channels, claim.Options{Log: log.With("component", "claims")}); err != nil {
+	if h.claims, err = claim.New(h.store, h.streams, h.channels, claim.Options{
+		Log: log.With("component", "claims"), MaxPolls: maxConnections(runtime.GOOS == "linux") / 2}); err != nil {
 		return nil, errors.Join(err, h.store.Close())
 	}
 	h.metrics = newMetrics(h.store, h.streams)

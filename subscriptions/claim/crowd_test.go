@@ -27,13 +27,12 @@ type crowd struct {
 	workers int
 	lease   time.Duration
 	atOnce  int // claims, at most
-	rude    int // while more than these are left some let go of what they hold, or die
+	rude    int // until so many were handed out some let go of what they hold, or die
 
 	mu     sync.Mutex
 	holds  map[string]hold
 	made   map[string]time.Time // when that was answered
 	handed int
-	left   int // to be made
 }
 
 // snapshot is what the workers were told up to now.
@@ -61,7 +60,7 @@ func (c *crowd) took(hs []Handed) (rude bool) {
 			c.holds[h.URI] = is
 		}
 	}
-	return c.left > c.rude
+	return c.handed < c.rude
 }
 
 // until moves the end of what somebody holds, unless another one holds it by now.
@@ -73,20 +72,18 @@ func (c *crowd) until(h Handed, t time.Time) {
 	}
 }
 
-func (c *crowd) finished(hs []Handed) (all bool) {
+func (c *crowd) finished(hs []Handed) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for _, h := range hs {
 		if _, ok := c.made[h.URI]; !ok {
 			c.made[h.URI] = c.r.now()
-			c.left--
 		}
 	}
-	return c.left == 0
 }
 
 // work asks and makes until ctx ends.
-func (c *crowd) work(ctx context.Context, n int, rng *rand.Rand, done func()) {
+func (c *crowd) work(ctx context.Context, n int, rng *rand.Rand) {
 	for ctx.Err() == nil {
 		q := ofType(1+rng.IntN(c.atOnce), time.Second)
 		q.Lease = c.lease
@@ -116,9 +113,7 @@ func (c *crowd) work(ctx context.Context, n int, rng *rand.Rand, done func()) {
 		if _, err := c.r.store.Apply(ctx, who.Name, us); err != nil {
 			return // the store is gone
 		}
-		if c.finished(mine) {
-			done()
-		}
+		c.finished(mine)
 	}
 }
 
@@ -149,70 +144,46 @@ func (c *crowd) letGo(ctx context.Context, holder string, h Handed, rng *rand.Ra
 
 // live runs the workers until all is made, or for some claims more and then takes the
 // power away.
-func (c *crowd) live(rng *rand.Rand, claims int) (cut bool) {
+func (c *crowd) live(rng *rand.Rand, claims int) {
 	ctx, stop := context.WithCancel(context.Background())
 	defer stop()
 	var all sync.WaitGroup
 	c.mu.Lock()
-	until := c.handed + claims
+	enough := c.handed + claims
 	c.mu.Unlock()
 	for n := range c.workers {
 		seed := rng.Uint64()
-		all.Go(func() { c.work(ctx, n, rand.New(rand.NewPCG(seed, uint64(n))), stop) })
+		all.Go(func() { c.work(ctx, n, rand.New(rand.NewPCG(seed, uint64(n)))) })
 	}
-	if claims > 0 {
-		c.r.until(func() bool {
-			c.mu.Lock()
-			defer c.mu.Unlock()
-			return c.handed >= until || c.left == 0
-		}, "nothing is handed out any more")
-		holds, made := c.snapshot()
-		fs := c.r.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+	if claims == 0 {
+		c.r.until(func() bool { return c.left() == 0 }, "not all is made")
 		stop()
 		all.Wait()
-		c.r.stop()
+		return
+	}
+	c.r.until(func() bool {
 		c.mu.Lock()
-		c.left += len(c.made) - len(made)
-		c.holds, c.made = holds, made
-		c.mu.Unlock()
-		c.r.fs = fs
-		c.r.start()
-		c.adopt()
-		return true
-	}
-	select {
-	case <-ctx.Done():
-	case <-time.After(time.Minute):
-		c.t.Errorf("%d are not made", c.left)
-		stop()
-	}
+		defer c.mu.Unlock()
+		return c.handed >= enough
+	}, "nothing is handed out any more")
+	holds, made := c.snapshot()
+	fs := c.r.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: rng.IntN(101), RNG: rng})
+	stop()
 	all.Wait()
-	return false
+	c.r.stop()
+	c.holds, c.made = holds, made
+	c.r.fs = fs
+	c.r.start()
 }
 
-// adopt takes over what the store holds beyond what was answered: an update that was
-// on its way when the power went, or the end of a claim.
-func (c *crowd) adopt() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	all, err := c.r.store.Status(slices.Collect(maps.Keys(c.holds)))
-	if err != nil {
-		c.t.Fatal(err)
-	}
-	for _, is := range all {
-		_, made := c.made[is.URI]
-		switch {
-		case is.State == graph.Clean && !made:
-			c.made[is.URI] = c.r.now()
-			c.left--
-		case made && is.State != graph.Clean:
-			c.t.Errorf("%s was made, and is %s", is.URI, is.State)
-		}
-	}
+// left is how many are to be made.
+func (c *crowd) left() int {
+	s := c.r.store.Stats()
+	return int(s.States[graph.Ready] + s.States[graph.Pending])
 }
 
 func newCrowd(t testing.TB, r *rig, n, workers int) *crowd {
-	c := &crowd{t: t, r: r, workers: workers, lease: graph.MaxLease, atOnce: 100, rude: n, holds: map[string]hold{}, made: map[string]time.Time{}, left: n}
+	c := &crowd{t: t, r: r, workers: workers, lease: graph.MaxLease, atOnce: 100, holds: map[string]hold{}, made: map[string]time.Time{}}
 	half := n / 2
 	r.extracts("bulk.example", half, true)
 	r.extracts("prompt.example", n-half, false)
@@ -220,11 +191,11 @@ func newCrowd(t testing.TB, r *rig, n, workers int) *crowd {
 }
 
 func TestManyClaimersGetEverythingOnceWithinALeaseAcrossPowerCuts(t *testing.T) {
-	const n, lives = 10_000, 2
+	const n, lives = 10_000, 3
 	rng := rand.New(rand.NewPCG(1, 1))
 	r := newRig(t, graph.Options{})
 	c := newCrowd(t, r, n, 64)
-	c.rude, c.lease, c.atOnce = n/20, 2*time.Minute, 20
+	c.rude, c.lease, c.atOnce = n, 2*time.Minute, 20
 	for range lives {
 		c.live(rng, n/(lives+2))
 		if t.Failed() {
@@ -232,23 +203,33 @@ func TestManyClaimersGetEverythingOnceWithinALeaseAcrossPowerCuts(t *testing.T) 
 		}
 	}
 	c.live(rng, 0)
-	if s := r.store.Stats(); s.States[graph.Ready]+s.States[graph.Pending] > 0 {
-		t.Errorf("in the end the states are %v", s.States)
-	}
-	if c.handed < n {
-		t.Errorf("%d were handed out, there are %d", c.handed, n)
+	// Whoever is late may make what somebody else was given, and an update on its way
+	// when the power went may be there without an answer.
+	if s := r.store.Stats(); s.States[graph.Dirty] > 0 || s.Failed > 0 || c.handed < n {
+		t.Errorf("in the end the states are %v, %d failed; %d were handed out", s.States, s.Failed, c.handed)
 	}
 }
 
 // gated is a store whose claims wait until it is opened, and which notes their order.
 type gated struct {
 	Store
-	open chan struct{}
-	mu   sync.Mutex
-	seen []string
+	open  chan struct{}
+	asked chan struct{} // has something for each claim that waits
+	mu    sync.Mutex
+	seen  []string
+}
+
+// gate has the claims of pools that are made from now on wait.
+func (r *rig) gate() *gated {
+	g := &gated{Store: r.store, open: make(chan struct{}), asked: make(chan struct{}, 1000)}
+	r.desk.mu.Lock()
+	defer r.desk.mu.Unlock()
+	r.desk.store = g
+	return g
 }
 
 func (g *gated) Claim(ctx context.Context, uris []string, lease time.Duration) ([]graph.Claim, error) {
+	g.asked <- struct{}{}
 	<-g.open
 	g.mu.Lock()
 	g.seen = append(g.seen, uris[0])
@@ -257,18 +238,16 @@ func (g *gated) Claim(ctx context.Context, uris []string, lease time.Duration) (
 }
 
 func TestWhoWaitsForDifferentThingsTakesTurns(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	r.extracts("many.example", 400, false)
 	few := r.extracts("few.example", 20, false)
-	g := &gated{Store: r.store, open: make(chan struct{})}
-	r.desk.mu.Lock()
-	r.desk.store = g // of pools that are made from here on
-	r.desk.mu.Unlock()
+	g := r.gate()
 	var all sync.WaitGroup
 	ask := func(prefix string, polls int) {
 		before := r.desk.Stats().Polls
 		for range polls {
-			all.Go(func() { r.claim(holder(prefix, prefix), ofType(1, MaxWait)) })
+			all.Go(func() { r.claim(holder(prefix, prefix), ofType(1, soon)) })
 		}
 		r.until(func() bool { return r.desk.Stats().Polls == before+polls }, "not all polls wait")
 	}
@@ -284,18 +263,19 @@ func TestWhoWaitsForDifferentThingsTakesTurns(t *testing.T) {
 	}
 	// Those that were being served when the few came go first, then both in turn; two
 	// of the servers may be overtaken by the others.
-	if limit := 2*servers + 2*len(few); last > limit {
-		t.Errorf("the last of the few is served after %d of %d, want at most %d", last, len(g.seen), limit)
+	if least, most := servers+3*len(few)/2, 2*servers+2*len(few); last < least || last > most {
+		t.Errorf("the last of the few is served after %d of %d, want %d to %d", last, len(g.seen), least, most)
 	}
 }
 
 func TestWhoWaitsForTheSameIsServedInTurnAndEverybodyGetsAPart(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	const polls = 8
 	got := make([]int, polls)
 	var all sync.WaitGroup
 	for i := range polls {
-		all.Go(func() { got[i] = len(r.claim(local(), ofType(10, MaxWait))) })
+		all.Go(func() { got[i] = len(r.claim(local(), ofType(10, soon))) })
 		r.until(func() bool { return r.desk.Stats().Polls == i+1 }, "a poll does not wait")
 	}
 	var us []graph.Update
@@ -317,6 +297,7 @@ func TestWhoWaitsForTheSameIsServedInTurnAndEverybodyGetsAPart(t *testing.T) {
 }
 
 func TestPromptWorkGoesFirstAndBulkWorkGoesOn(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	if got := r.claim(local(), ofType(1, 0)); len(got) > 0 {
 		t.Fatal("the store is not empty")
@@ -341,19 +322,20 @@ func TestPromptWorkGoesFirstAndBulkWorkGoesOn(t *testing.T) {
 }
 
 func TestAPoolGoesOnWhereItWasAfterARestart(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	r.claim(local(), ofType(1, 0))
 	r.extracts("a.example", 900, false)
-	first := r.claim(local(), ofType(300, 0))
-	r.finish(first[:200]...)
+	first := r.claim(local(), ofType(50, 0)) // more is read
+	r.finish(first[:20]...)
 	r.restart()
 	p := r.desk.pools[poolKey(new(local()), new(ofType(1, 0)))]
-	if want := first[299].Notice.Cursor.Seq; p == nil || p.lanes[graph.Prompt].at.Seq != want {
+	if want := first[49].Notice.Cursor.Seq; p == nil || p.lanes[graph.Prompt].at.Seq != want {
 		t.Errorf("the pool goes on with %+v, want it after position %d", p, want)
 	}
 	rest := r.claim(local(), ofType(1000, 0))
-	if len(rest) != 600 {
-		t.Errorf("after a restart %d are handed out, want the 600 that nobody holds", len(rest))
+	if len(rest) != 850 {
+		t.Errorf("after a restart %d are handed out, want the 850 that nobody holds", len(rest))
 	}
 }
 
@@ -368,8 +350,8 @@ func BenchmarkClaims(b *testing.B) {
 		begin := time.Now()
 		c.live(rand.New(rand.NewPCG(1, 1)), 0)
 		b.ReportMetric(n/time.Since(begin).Seconds(), "claims/s")
-		if c.handed != n || c.left != 0 {
-			b.Errorf("%d were handed out, and %d are not made", c.handed, c.left)
+		if c.handed != n || len(c.made) != n {
+			b.Errorf("%d were handed out, and %d made", c.handed, len(c.made))
 		}
 		b.StopTimer()
 		r.stop()

@@ -15,6 +15,7 @@ import (
 )
 
 func TestAPollIsGivenWhatIsReadyAndEndsItByAnUpdate(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	uris := r.extracts("a.example", 5, false)
 	got := r.claim(local(), ofType(3, 0))
@@ -46,12 +47,13 @@ func TestAPollIsGivenWhatIsReadyAndEndsItByAnUpdate(t *testing.T) {
 }
 
 func TestAPollWaitsForWorkAndGivesUpInTime(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	if got := r.claim(local(), ofType(1, 10*time.Millisecond)); len(got) > 0 {
 		t.Errorf("got %v of nothing", urisOf(got))
 	}
 	answers := make(chan []Handed, 1)
-	go func() { answers <- r.claim(local(), ofType(1, MaxWait)) }()
+	go func() { answers <- r.claim(local(), ofType(1, soon)) }()
 	r.until(func() bool { return r.desk.Stats().Polls == 1 }, "the poll does not wait")
 	uris := r.extracts("a.example", 1, false)
 	if got := <-answers; !slices.Equal(urisOf(got), uris) {
@@ -60,9 +62,10 @@ func TestAPollWaitsForWorkAndGivesUpInTime(t *testing.T) {
 }
 
 func TestWhoseLeaseEndsFailsOrIsGivenBackComesRoundAgain(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	uris := r.extracts("a.example", 3, false)
-	q := ofType(3, MaxWait)
+	q := ofType(3, soon)
 	q.Lease = 30 * time.Second
 	got := r.claim(local(), q)
 	ctx := context.Background()
@@ -77,7 +80,7 @@ func TestWhoseLeaseEndsFailsOrIsGivenBackComesRoundAgain(t *testing.T) {
 	}
 	seen := map[string]time.Time{}
 	for len(seen) < 3 {
-		q := ofType(3, MaxWait)
+		q := ofType(3, soon)
 		for _, h := range r.claim(local(), q) {
 			seen[h.URI] = h.LeaseUntil.Add(-q.Lease)
 		}
@@ -91,6 +94,7 @@ func TestWhoseLeaseEndsFailsOrIsGivenBackComesRoundAgain(t *testing.T) {
 }
 
 func TestALeaseIsExtended(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	r.extracts("a.example", 1, false)
 	q := ofType(1, 0)
@@ -110,6 +114,7 @@ func TestALeaseIsExtended(t *testing.T) {
 }
 
 func TestAClaimIsItsHoldersAlone(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	r.extracts("a.example", 1, false)
 	h := r.claim(holder("ann", "https://a.example/"), ofType(1, 0))[0]
@@ -142,6 +147,7 @@ func TestAClaimIsItsHoldersAlone(t *testing.T) {
 }
 
 func TestNothingIsHandedOutThatTheClaimerMayNotMakeOrSee(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	a, b := r.extracts("a.example", 20, false), r.extracts("b.example", 20, false)
 	for name, c := range map[string]Claimer{
@@ -169,13 +175,14 @@ func TestNothingIsHandedOutThatTheClaimerMayNotMakeOrSee(t *testing.T) {
 }
 
 func TestAClaimerDoesNotLearnOfACauseThatItMayNotSee(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	r.claim(local(), ofType(1, 0))
 	r.claim(holder("ann", "https://a.example/"), ofType(1, 0)) // both read the journal from here on
 	r.apply(graph.Update{URI: "https://secret.example/T", Version: "10"},
 		graph.Update{URI: "https://a.example/x", Type: "extract", Hash: "h", Deps: []graph.Dep{{URI: "https://secret.example/T", Seen: "10"}}})
 	r.apply(graph.Update{URI: "https://secret.example/T", Version: "11", ID: "u"})
-	h := r.claim(holder("ann", "https://a.example/"), ofType(1, MaxWait))[0]
+	h := r.claim(holder("ann", "https://a.example/"), ofType(1, soon))[0]
 	if h.Notice.Cause != (graph.Cause{}) {
 		t.Errorf("ann is told the cause %+v", h.Notice.Cause)
 	}
@@ -185,6 +192,7 @@ func TestAClaimerDoesNotLearnOfACauseThatItMayNotSee(t *testing.T) {
 }
 
 func TestAChannelsWorkIsFoundAlsoWhenTheChannelChanges(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	ctx := context.Background()
 	uris := r.extracts("a.example", 10, false)
@@ -212,7 +220,7 @@ func TestAChannelsWorkIsFoundAlsoWhenTheChannelChanges(t *testing.T) {
 		t.Errorf("got %v, want those that were put on the list", got)
 	}
 	answers := make(chan []string, 1)
-	go func() { answers <- ask(MaxWait) }()
+	go func() { answers <- ask(soon) }()
 	r.until(func() bool { return r.desk.Stats().Polls == 1 }, "the poll does not wait")
 	if _, err := r.channels.Edit(ctx, "work", uris[3:4], nil); err != nil {
 		t.Fatal(err)
@@ -246,46 +254,107 @@ func TestAChannelsWorkIsFoundAlsoWhenTheChannelChanges(t *testing.T) {
 }
 
 func TestWhatWasToldBeforeTheJournalBeginsIsFound(t *testing.T) {
-	r := newRig(t, graph.Options{KeepAge: time.Minute})
-	uris := r.extracts("a.example", 600, false)
-	first := r.claim(local(), ofType(100, 0))
-	r.finish(first...)
-	r.restart()
-	told := r.store.Token()
-	r.until(func() bool {
-		r.apply(graph.Update{URI: "https://b.example/clock", Version: fmt.Sprint(r.now().UnixNano())})
-		return r.store.Oldest().Seq > told.Seq
-	}, "the journal is not trimmed")
-	var got []string
-	for len(got) < 500 {
-		part := urisOf(r.claim(local(), ofType(70, 0)))
-		if len(part) == 0 {
-			break
-		}
-		got = append(got, part...)
-	}
-	if slices.Sort(got); !slices.Equal(got, uris[100:]) {
-		t.Errorf("got %d, want the %d whose notices are gone", len(got), 500)
+	t.Parallel()
+	for _, c := range []struct {
+		when             string
+		before, restarts bool // the pool was there before the work; the hub begins anew
+	}{{"a pool is new", false, false}, {"a pool is behind", true, false}, {"a pool is behind when the hub begins", true, true}} {
+		t.Run(c.when, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, graph.Options{KeepAge: time.Minute})
+			if c.before {
+				r.claim(local(), ofType(1, 0))
+			}
+			uris := r.extracts("a.example", 600, false)
+			var got []string
+			if c.before { // some of what is told is read
+				first := r.claim(local(), ofType(100, 0))
+				r.finish(first...)
+				got = urisOf(first)
+			}
+			told := r.store.Token()
+			r.until(func() bool {
+				r.apply(graph.Update{URI: "https://b.example/clock", Version: fmt.Sprint(r.now().UnixNano())})
+				return r.store.Oldest().Seq > told.Seq
+			}, "the journal is not trimmed")
+			if c.restarts {
+				r.restart()
+			}
+			r.caughtUp()
+			for len(got) < len(uris) {
+				part := r.claim(local(), ofType(70, 0))
+				if len(part) == 0 {
+					break
+				}
+				got = append(got, urisOf(part)...)
+			}
+			if slices.Sort(got); !slices.Equal(got, uris) {
+				t.Errorf("got %d, want the %d there are", len(got), len(uris))
+			}
+			if resets := r.desk.Stats().Resets; (resets > 0) != c.before {
+				t.Errorf("%d positions could not be served", resets)
+			}
+		})
 	}
 }
 
 func TestWhoIsOutOfTimeGivesBackWhatItWasGiven(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
-	r.extracts("a.example", 1, false)
+	uris := r.extracts("a.example", 1, false)
+	g := r.gate()
 	ctx, cancel := context.WithCancel(context.Background())
+	left := make(chan error, 1)
+	go func() {
+		got, err := r.desk.Claim(ctx, local(), ofType(1, soon))
+		if len(got) > 0 {
+			t.Errorf("who has left got %v", urisOf(got))
+		}
+		left <- err
+	}()
+	<-g.asked // for what it is about to get
 	cancel()
-	if got, err := r.desk.Claim(ctx, local(), ofType(1, MaxWait)); !errors.Is(err, context.Canceled) || len(got) > 0 {
-		t.Errorf("got %v, %v", got, err)
+	close(g.open)
+	if err := <-left; !errors.Is(err, context.Canceled) {
+		t.Errorf("who has left is told %v", err)
 	}
-	if got := r.claim(local(), ofType(1, MaxWait)); len(got) != 1 {
+	if st := r.state(uris[0]); st != graph.Ready {
+		t.Errorf("it is %s after it was given back", st)
+	}
+	if got := r.claim(local(), ofType(1, soon)); !slices.Equal(urisOf(got), uris) {
 		t.Errorf("then got %v, want the one there is", got)
 	}
-	if s := r.desk.Stats(); s.Polls != 0 {
-		t.Errorf("%d polls wait", s.Polls)
+	if s := r.desk.Stats(); s.Polls != 0 || s.Released != 1 {
+		t.Errorf("the desk counts %+v", s)
+	}
+}
+
+func TestAnAnswerIsBoundedHoweverManyBucketsThereAre(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, graph.Options{})
+	buckets := make([]string, 64)
+	for i := range buckets {
+		buckets[i] = fmt.Sprintf("https://a.example/%d/%s", i, strings.Repeat("b", 1900))
+	}
+	const n = 100
+	for i := range n {
+		r.apply(graph.Update{URI: page("a.example", i), Version: "10"}, graph.Update{URI: extract("a.example", i), Type: "extract", Hash: "old",
+			Deps: []graph.Dep{{URI: page("a.example", i), Seen: "10"}}, Buckets: buckets}, graph.Update{URI: page("a.example", i), Version: "11"})
+	}
+	total := 0
+	for total < n {
+		size, got := 0, r.claim(local(), ofType(n, 0))
+		for _, h := range got {
+			size += weight(&h.Notice)
+		}
+		if total += len(got); len(got) == 0 || size > maxAnswer+1<<20 {
+			t.Fatalf("got %d with %d bytes of buckets, %d in all", len(got), size, total)
+		}
 	}
 }
 
 func TestRequestsBeyondTheBoundsAreRefused(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	good := ofType(1, 0)
 	for field, change := range map[string]func(q *Request){
@@ -310,6 +379,7 @@ func TestRequestsBeyondTheBoundsAreRefused(t *testing.T) {
 }
 
 func TestWhoWaitsTooOftenOrForTooMuchIsRefusedAndOthersAreNot(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	r.extracts("a.example", 1, false)
 	r.claim(local(), ofType(1, 0))
@@ -364,10 +434,11 @@ func TestWhoWaitsTooOftenOrForTooMuchIsRefusedAndOthersAreNot(t *testing.T) {
 }
 
 func TestAPollIsToldWhenTheHubEnds(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{})
 	ended := make(chan error, 1)
 	go func() {
-		_, err := r.desk.Claim(context.Background(), local(), ofType(1, MaxWait))
+		_, err := r.desk.Claim(context.Background(), local(), ofType(1, soon))
 		ended <- err
 	}()
 	r.until(func() bool { return r.desk.Stats().Polls == 1 }, "the poll does not wait")
@@ -375,13 +446,15 @@ func TestAPollIsToldWhenTheHubEnds(t *testing.T) {
 	if err := <-ended; !errors.Is(err, graph.ErrClosed) {
 		t.Errorf("it is told %v", err)
 	}
-	if _, err := r.desk.Claim(context.Background(), local(), ofType(1, MaxWait)); !errors.Is(err, graph.ErrClosed) {
+	if _, err := r.desk.Claim(context.Background(), local(), ofType(1, soon)); !errors.Is(err, graph.ErrClosed) {
 		t.Errorf("who comes later is told %v", err)
 	}
 }
 
 func TestWhileTheDiskIsNearlyFullNothingIsHandedOutAndNothingIsLost(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, graph.Options{MinFree: 1 << 20})
+	r.claim(local(), ofType(1, 0))
 	uris := r.extracts("a.example", 5, false)
 	r.fs.TestingSetDiskUsage(fullDisk)
 	r.until(func() bool { return r.store.Room() != nil }, "the disk is not seen to be full")

@@ -25,6 +25,9 @@ const (
 	// rounds bounds how often a poll asks the graph before others have their turn:
 	// what was told long ago may all be made.
 	rounds = 8
+	// maxAnswer bounds the buckets of what is given to one poll at once, in bytes: 1,000
+	// resources may have 130 MB of them. Somebody who meets it asks again.
+	maxAnswer = 4 << 20
 	// bulkTurn is of how many handed out one is of the bulk lane or the scan while
 	// prompt ones wait.
 	bulkTurn = 10
@@ -304,12 +307,13 @@ func (p *pool) take(want, others int) (cs []*candidate, more, rest bool, err err
 	if !more { // this is all there is: everybody gets a part
 		want = min(want, (free+others)/(others+1))
 	}
-	for len(cs) < want {
+	for size := 0; len(cs) < want && size < maxAnswer; {
 		c := p.first()
 		if c == nil {
 			break
 		}
 		cs = append(cs, c)
+		size += weight(&c.notice)
 	}
 	return cs, more, len(cs) < free, nil
 }
@@ -360,8 +364,17 @@ func (p *pool) settle(cs []*candidate, done bool) {
 	}
 }
 
+// weight is the bytes of a notice's buckets.
+func weight(n *graph.Notice) (size int) {
+	for _, b := range n.Buckets {
+		size += len(b)
+	}
+	return size
+}
+
 // attend claims for one poll what there is. Dry reports that nothing is left.
 func (p *pool) attend(ctx context.Context, want, others int, lease time.Duration) (got []Handed, dry bool, err error) {
+	size := 0
 	for range rounds {
 		cs, more, rest, err := p.take(want-len(got), others)
 		if err != nil || len(cs) == 0 {
@@ -382,9 +395,10 @@ func (p *pool) attend(ctx context.Context, want, others int, lease time.Duration
 				k++
 			}
 			got = append(got, Handed{Claim: c, Notice: cs[k].notice})
+			size += weight(&cs[k].notice)
 			k++
 		}
-		if len(got) == want || len(got) > 0 && !more {
+		if len(got) == want || size >= maxAnswer || len(got) > 0 && !more {
 			return got, !more && !rest, nil
 		}
 	}

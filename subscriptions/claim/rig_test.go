@@ -46,7 +46,7 @@ func (r *rig) start() {
 	o := r.o
 	o.FS, o.Clock, o.ClockRate = r.fs, r.now, rate
 	if o.Cache == 0 {
-		o.Cache = 16 << 20
+		o.Cache = 64 << 20
 	}
 	var err error
 	if r.store, err = graph.Open("store", o); err != nil {
@@ -167,6 +167,9 @@ func local() Claimer {
 func holder(name string, prefixes ...string) Claimer {
 	return Claimer{Name: name, Publish: prefixes, Viewer: subscriptions.Viewer{Name: name, Prefixes: prefixes}}
 }
+
+// soon is how long a poll waits that is to be given something.
+const soon = 15 * time.Second
 
 func ofType(max int, wait time.Duration) Request {
 	return Request{Types: []string{"extract"}, Max: max, Lease: graph.MaxLease, Wait: wait}
