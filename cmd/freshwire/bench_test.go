@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strings"
 	"testing"
@@ -63,6 +64,33 @@ func TestBenchFindsARealHubExact(t *testing.T) {
 				t.Errorf("%.1f deliveries of a notice, want about %v", got, c.each)
 			}
 		})
+	}
+}
+
+// Subscribers of a real hub that hang and fail for a while get everything, too.
+func TestBenchFindsTheCallbacksOfARealHubExact(t *testing.T) {
+	cfg := hub.DefaultConfig()
+	cfg.Listen, cfg.Data = "127.0.0.1:0", t.TempDir()
+	cfg.WebSub.CallbackAllow = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
+	cfg.WebSub.DeliveryTimeout, cfg.WebSub.RetrySchedule = 500*time.Millisecond, []time.Duration{time.Second, time.Second, time.Second, time.Second}
+	local, err := startHub(t.Context(), cfg, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer local.stop()
+	var stdout, stderr bytes.Buffer
+	code := run(t.Context(), []string{"bench", "callbacks", "--hub", local.url, "-o", "json", "--subscribers", "20", "--rounds", "1", "--duration", "300ms"},
+		strings.NewReader(""), &stdout, &stderr)
+	var r bench.CallbackReport
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil || code != exitOK {
+		t.Fatalf("exit code %d, %v\n%s%s", code, err, stdout.String(), stderr.String())
+	}
+	if uint64(r.Missing)+r.Gaps+r.Wrong+r.BadSignatures != 0 || r.Fault != "" {
+		t.Errorf("not exact: %s", stdout.String())
+	}
+	if r.Hanging != 2 || r.Failing != 2 || r.Well.Subscribers != 20 || r.Disturbed.Subscribers != 16 || r.Deliveries < 40 ||
+		min(r.Well.Hub.Rate, r.Well.Ceiling.Rate, r.Well.Ratio, r.Disturbed.Ratio, r.Kept) <= 0 || r.Well.CeilingFailed+r.Disturbed.CeilingFailed != 0 {
+		t.Errorf("makes no sense: %s", stdout.String())
 	}
 }
 
@@ -126,6 +154,11 @@ func TestBenchSaysWhyItsHubIsGone(t *testing.T) {
 }
 
 func TestBenchRefusesWhatMakesNoSense(t *testing.T) {
+	for _, flags := range []string{"--subscribers 1000", "--hanging 60 --failing 40", "--rate -1", "--hub https://127.0.0.1:1"} {
+		if code := run(t.Context(), append([]string{"bench", "callbacks"}, strings.Fields(flags)...), strings.NewReader(""), io.Discard, io.Discard); code != exitUsage {
+			t.Errorf("callbacks %s: got exit code %d, want %d", flags, code, exitUsage)
+		}
+	}
 	for _, flags := range []string{"--idle --resume", "--filters some", "--rate -1", "--stalled 100", "--hub https://127.0.0.1:1"} {
 		var stderr bytes.Buffer
 		code := run(t.Context(), append([]string{"bench", "stream"}, strings.Fields(flags)...), strings.NewReader(""), io.Discard, &stderr)

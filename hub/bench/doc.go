@@ -15,6 +15,10 @@
 // table. The processor time of the hub is what the hub says of itself under
 // /metrics, apart from that of the readers.
 //
+// [Callbacks] does the same for subscribers that are called: servers with an address
+// each, whose documents are held against what was published, in turn with the calls of
+// a plain client ([Ceiling]) that bring the same bodies to the same servers.
+//
 // It waits for nothing without an end: a hub that makes no progress for
 // [Options.Patience] ends the phase, and what is missing is counted as lost.
 //

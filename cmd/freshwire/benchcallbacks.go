@@ -1,0 +1,165 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"time"
+
+	"github.com/freshwire/freshwire/hub/bench"
+	"github.com/spf13/cobra"
+)
+
+// callbackSettings are those of a hub that is measured by callbacks: it may call
+// loopback, and those who failed are called again soon enough to be waited for.
+var callbackSettings = []string{"--callback-allow", "127.0.0.0/8", "--delivery-timeout", "3s", "--retry-schedule", "8s,8s,8s,8s,8s,8s,8s,8s"}
+
+func (c *cli) benchCallbacks() *cobra.Command {
+	o := bench.CallbackOptions{Progress: c.stderr, Ceiling: ceilingApart}
+	cmd := &cobra.Command{
+		Use:   "callbacks",
+		Short: "subscribe many callbacks, publish, and check what each gets",
+		Long: `Subscribes many callbacks to one topic (WebSub), each with an address of its own in
+127.77.0.0/16, publishes, and checks what each gets: documents that follow one
+another, that have what was published in their range, and are signed.
+
+It measures deliveries a second, in turn with the calls that a plain client of
+net/http makes in a process of its own: of the same bodies, with the same settings
+and as many at once. That is what a hub can reach at most; "ratio" is how much of it
+it reaches. Then some callbacks hang and some fail, and it is measured what the others
+get; "kept" is how much of the ratio is left.
+
+Without --hub it starts a hub of its own, which may call loopback and tries again
+after seconds. A hub named by --hub needs callback-allow 127.0.0.0/8 and a short
+retry-schedule, and nobody else may publish to it meanwhile.
+
+It fails if a subscriber lacks something in the end, or got what it should not.`,
+		Example: `  freshwire bench callbacks
+  freshwire bench callbacks --rounds 10 --duration 5s -o json
+  freshwire bench callbacks --subscribers 50 --hanging 20 --failing 0`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			o.Hub = c.hub
+			var err error
+			if o.Token, err = c.bearer(); err != nil {
+				return err
+			}
+			for _, share := range []*float64{&o.Hanging, &o.Failing} {
+				if *share == 0 {
+					*share = -1
+				}
+			}
+			if err := o.Check(); err != nil {
+				return usageError{err}
+			}
+			return c.measureCallbacks(cmd.Context(), o, !cmd.Flags().Changed("hub"))
+		},
+	}
+	fl := cmd.Flags()
+	fl.IntVar(&o.Subscribers, "subscribers", 500, "callbacks, each at an address of its own")
+	fl.Float64Var(&o.Hanging, "hanging", 10, "percentage of them that never answers, in the second part")
+	fl.Float64Var(&o.Failing, "failing", 10, "percentage of them that answers 500, in the second part")
+	fl.IntVar(&o.Rounds, "rounds", 3, "how often hub and plain client are measured in each part")
+	fl.DurationVar(&o.Duration, "duration", 3*time.Second, "how long each time")
+	fl.Float64Var(&o.Rate, "rate", 50, "updates a second while the hub is measured")
+	fl.IntVar(&o.Pages, "pages", 100, "pages that the updates are of")
+	fl.DurationVar(&o.Patience, "patience", 2*time.Minute, "how long to wait for what subscribers lack")
+	cmd.AddCommand(c.benchCeiling())
+	return c.chooseOutput(cmd)
+}
+
+// benchCeiling is the plain client, for a process of its own.
+func (c *cli) benchCeiling() *cobra.Command {
+	return &cobra.Command{
+		Use: "ceiling", Hidden: true, Short: "make the calls of a plan on standard input", Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var p bench.CeilingPlan
+			if err := json.NewDecoder(cmd.InOrStdin()).Decode(&p); err != nil {
+				return usageError{err}
+			}
+			r, err := bench.Ceiling(cmd.Context(), p)
+			if err != nil {
+				return err
+			}
+			return json.NewEncoder(c.stdout).Encode(r)
+		},
+	}
+}
+
+// ceilingApart makes the calls of p in another process of this executable.
+func ceilingApart(ctx context.Context, p bench.CeilingPlan) (r bench.CeilingResult, err error) {
+	self, err := os.Executable()
+	if err != nil {
+		return r, err
+	}
+	plan, err := json.Marshal(p)
+	if err != nil {
+		return r, err
+	}
+	cmd := exec.CommandContext(ctx, self, "bench", "callbacks", "ceiling")
+	cmd.Args[0] = "freshwire"
+	cmd.Env = withoutSettings(os.Environ())
+	cmd.Stdin = bytes.NewReader(plan)
+	out, err := cmd.Output()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		err = fmt.Errorf("%w: %.200s", err, exit.Stderr)
+	}
+	if err != nil {
+		return r, err
+	}
+	return r, json.Unmarshal(out, &r)
+}
+
+// measureCallbacks runs the benchmark, on a hub of its own if so asked.
+func (c *cli) measureCallbacks(ctx context.Context, o bench.CallbackOptions, own bool) (err error) {
+	if own {
+		h, startErr := startChild(ctx, callbackSettings...)
+		if startErr != nil {
+			return startErr
+		}
+		defer func() { err = errors.Join(err, h.stop()) }()
+		alive, cancel := h.whileAlive(ctx)
+		defer cancel()
+		ctx, o.Hub = alive, h.url
+	}
+	r, err := bench.Callbacks(ctx, o)
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			return cause
+		}
+		return err
+	}
+	if err := c.one(r, func(w io.Writer) { drawCallbacks(w, r) }); err != nil {
+		return err
+	}
+	return r.Err()
+}
+
+// drawCallbacks is a report for people.
+func drawCallbacks(w io.Writer, r *bench.CallbackReport) {
+	part := func(name string, p bench.CallbackPart) {
+		field(w, name, fmt.Sprintf("%d of %d subscribers", p.Subscribers, r.Subscribers))
+		size := 0.0
+		if p.Hub.Calls > 0 {
+			size = float64(p.Hub.Bytes) / float64(p.Hub.Calls)
+		}
+		field(w, "  hub", fmt.Sprintf("%.0f deliveries/s of %.0f bytes, %.0f µs of a processor each", p.Hub.Rate, size, p.Hub.PerCall))
+		field(w, "  plain net/http", fmt.Sprintf("%.0f calls/s, %.0f µs of a processor each, %d failed", p.Ceiling.Rate, p.Ceiling.PerCall, p.CeilingFailed))
+		field(w, "  ratio", fmt.Sprintf("%.2f", p.Ratio))
+	}
+	field(w, "subscribed", fmt.Sprintf("%d in %.2f s", r.Subscribers, r.SubscribeSeconds))
+	field(w, "updates", fmt.Sprintf("%.6g/s", r.Offered))
+	part("well", r.Well)
+	if r.Hanging+r.Failing > 0 {
+		part(fmt.Sprintf("beside %d hanging, %d failing", r.Hanging, r.Failing), r.Disturbed)
+		field(w, "kept", fmt.Sprintf("%.2f of the ratio", r.Kept))
+		field(w, "healed", fmt.Sprintf("all had everything after %.2f s", r.HealSeconds))
+	}
+	field(w, "exactness", fmt.Sprintf("%d deliveries of %d documents: %d repeated, %d gaps, %d wrong, %d bad signatures, %d subscribers lack something",
+		r.Deliveries, r.Documents, r.Repeated, r.Gaps, r.Wrong, r.BadSignatures, r.Missing))
+}
