@@ -60,7 +60,8 @@ func (h *Hub) identify(next http.Handler) http.Handler {
 // Source: RFC 6750 section 2.1. A token in the query or in a form, which end up in
 // logs and histories, is not looked for.
 func (h *Hub) rightsOf(r *http.Request) (auth.Rights, error) {
-	if h.tokens == nil {
+	trust := h.trust.Load()
+	if trust == nil {
 		return auth.Administrator(), nil
 	}
 	values := r.Header.Values("Authorization")
@@ -75,7 +76,7 @@ func (h *Hub) rightsOf(r *http.Request) (auth.Rights, error) {
 	if !strings.EqualFold(scheme, "Bearer") {
 		return auth.Rights{}, &auth.Error{Reason: auth.Malformed, Detail: "the Authorization header does not say Bearer"}
 	}
-	return h.tokens.Verify(r.Context(), strings.TrimLeft(token, " "))
+	return trust.tokens.Verify(r.Context(), strings.TrimLeft(token, " "))
 }
 
 // challenge tells a client how to be let in.
@@ -170,20 +171,52 @@ func shownItems(r *http.Request, items []graph.Item) []graph.Item {
 	return shown
 }
 
-// openKeys reads the keys that tokens are checked with, if there are to be any.
-func (h *Hub) openKeys() (err error) {
-	if h.cfg.Auth.JWKS == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), headerDeadline)
+// A trust is whose tokens are believed.
+type trust struct {
+	keys   *auth.Keys
+	tokens *auth.Verifier
+}
+
+// openTrust reads the keys that tokens are checked with.
+func (h *Hub) openTrust(ctx context.Context, c *Config) (*trust, error) {
+	ctx, cancel := context.WithTimeout(ctx, headerDeadline)
 	defer cancel()
-	issuer := outbound.New(outbound.Policy{Purpose: "keys", Allow: h.cfg.Auth.JWKSAllow, MaxAnswer: auth.MaxKeySet + 1})
-	h.keys, err = auth.OpenKeys(ctx, h.cfg.Auth.JWKS, auth.KeysOptions{Log: h.log.With("component", "auth"),
+	issuer := outbound.New(outbound.Policy{Purpose: "keys", Allow: c.Auth.JWKSAllow, MaxAnswer: auth.MaxKeySet + 1})
+	keys, err := auth.OpenKeys(ctx, c.Auth.JWKS, auth.KeysOptions{Log: h.log.With("component", "auth"),
 		Fetch: func(ctx context.Context, url string) ([]byte, error) { return fetchKeys(ctx, issuer, url) }})
 	if err != nil {
-		return fmt.Errorf("jwks: %w", err)
+		return nil, fmt.Errorf("jwks: %w", err)
 	}
-	h.tokens = auth.NewVerifier(auth.Options{Keys: h.keys, Issuer: h.cfg.Auth.Issuer, Audience: h.cfg.audience(), Schemes: h.cfg.Schemes})
+	return &trust{keys, auth.NewVerifier(auth.Options{Keys: keys, Issuer: c.Auth.Issuer, Audience: c.audience(), Schemes: c.Schemes})}, nil
+}
+
+// asksForTokens reports whether whoever sends a request has to say who it is.
+func (h *Hub) asksForTokens() bool { return h.trust.Load() != nil }
+
+// believe has the tokens of t believed, and those of nobody else.
+func (h *Hub) believe(t *trust) {
+	h.trust.Store(t)
+	select {
+	case h.believed <- struct{}{}:
+	default: // it will look at the newest anyway
+	}
+}
+
+// followKeys keeps the keys fresh of those who are believed, until ctx ends.
+func (h *Hub) followKeys(ctx context.Context) error {
+	for ctx.Err() == nil {
+		following, stop := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- h.trust.Load().keys.Run(following) }()
+		select {
+		case <-ctx.Done():
+		case <-h.believed:
+		}
+		stop()
+		if err := <-done; err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
@@ -219,7 +252,7 @@ func viewer(r *http.Request) (subscriptions.Viewer, error) {
 
 // accessText says at start who may do what.
 func (h *Hub) accessText() string {
-	if h.tokens == nil {
+	if !h.asksForTokens() {
 		return "loopback is admin"
 	}
 	return "tokens"

@@ -274,6 +274,7 @@ func TestWhoIsLetIn(t *testing.T) {
 		{"bearer in small letters", "GET", "/v1/token", "", "b" + good[1:], 200, ""},
 		{"a holder's look at metrics", "GET", "/metrics", "", good, 403, "forbidden"},
 		{"a holder at a job", "POST", "/v1/jobs/1", `{"paused":true}`, good, 403, "forbidden"},
+		{"a holder's reload", "POST", "/v1/reload", "", good, 403, "forbidden"},
 		{"a holder forgetting what others made", "DELETE", "/v1/dependents?uri=https://en.example.org/wiki/A", "", good, 403, "forbidden"},
 		{"another scheme", "GET", "/v1/token", "", "Basic cm9vdDpyb290", 401, "bad-token"},
 		{"no token after Bearer", "GET", "/v1/token", "", "Bearer ", 401, "bad-token"},

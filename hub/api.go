@@ -64,6 +64,7 @@ func (h *Hub) routes() http.Handler {
 		{"POST", "/v1/sinks/test", forAdmins, h.postSinkTest},
 		{"GET", "/v1/sinks/{name}", forAdmins, h.getSink},
 		{"POST", "/v1/sinks/{name}", forAdmins, h.postSink},
+		{"POST", "/v1/reload", forAdmins, h.postReload},
 		{"GET", "/healthz", forAll, h.getHealth},
 		{"GET", "/livez", forAll, h.getLife},
 	} {

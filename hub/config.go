@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/subscriptions"
 	"github.com/freshwire/freshwire/subscriptions/sink"
 	"github.com/goccy/go-yaml"
 )
@@ -109,10 +110,37 @@ type Config struct {
 	ClockStart         time.Time `yaml:"clock-start"`
 	ClockRate          float64   `yaml:"clock-rate"`
 
+	// Channels are made by the hub, and by nobody else. Only the file has them.
+	Channels []ChannelConfig `yaml:"channels"`
+
 	// Sinks are the calls that notices become. They stand in the file alone.
 	Sinks []sink.Definition `yaml:"sinks"`
 
 	WebSub WebSubConfig `yaml:"websub"`
+}
+
+// ChannelConfig is a channel that the operator defines; what is in a field is
+// explained at [subscriptions.Definition].
+type ChannelConfig struct {
+	Name   string   `yaml:"name"`
+	URI    []string `yaml:"uri"`
+	Prefix []string `yaml:"prefix"`
+	Host   []string `yaml:"host"`
+	Type   []string `yaml:"type"`
+	Bucket []string `yaml:"bucket"`
+	Kind   []string `yaml:"kind"`
+	Lane   []string `yaml:"lane"`
+	Public bool     `yaml:"public"`
+}
+
+// channels are the operator's.
+func (c *Config) channels() (list []subscriptions.ConfiguredChannel) {
+	for _, ch := range c.Channels {
+		list = append(list, subscriptions.ConfiguredChannel{Name: ch.Name, Definition: subscriptions.Definition{
+			Filter: subscriptions.Filter{URI: ch.URI, Prefix: ch.Prefix, Host: ch.Host, Type: ch.Type, Bucket: ch.Bucket, Kind: ch.Kind, Lane: ch.Lane},
+			Public: ch.Public}})
+	}
+	return list
 }
 
 // DefaultConfig returns the settings of a hub that nobody configured.
@@ -495,6 +523,9 @@ func (c *Config) Check() error {
 		return err
 	}
 	if err := c.checkNames(); err != nil {
+		return err
+	}
+	if err := subscriptions.CheckConfigured(c.channels(), c.Schemes...); err != nil {
 		return err
 	}
 	_, _, err := sink.Compile(c.Sinks, c.Schemes...)

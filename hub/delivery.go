@@ -38,7 +38,9 @@ func (h *Hub) openDelivery() error {
 func (h *Hub) callOut(ctx context.Context, inForce chan<- struct{}) error {
 	defer h.callbacks.Close()
 	defer h.sinks.Close()
-	_, err := h.sinks.Replace(ctx, h.cfg.Sinks)
+	h.inForce.mu.Lock()
+	_, err := h.sinks.Replace(ctx, h.inForce.config.Sinks)
+	h.inForce.mu.Unlock()
 	close(inForce)
 	if full := (*graph.NoSpaceError)(nil); errors.As(err, &full) {
 		h.log.Error("sinks of the configuration are not in force; reload it when there is room", "err", err)

@@ -135,7 +135,7 @@ func (h *Hub) account(r *http.Request, a *answer, id, route string, took time.Du
 // was made to resolve to loopback (DNS rebinding) is thereby kept out of a hub that
 // asks for no token; of others it gets no more than a stranger.
 func (h *Hub) allowedHost(host string) bool {
-	if h.tokens != nil {
+	if h.asksForTokens() {
 		return true
 	}
 	name, _, err := net.SplitHostPort(host)

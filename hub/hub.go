@@ -32,7 +32,6 @@ import (
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
-	"github.com/freshwire/freshwire/hub/auth"
 	"github.com/freshwire/freshwire/hub/outbound"
 	"github.com/freshwire/freshwire/subscriptions"
 	"github.com/freshwire/freshwire/subscriptions/claim"
@@ -66,15 +65,16 @@ type Hub struct {
 	streams  *subscriptions.Streamer
 	claims   *claim.Desk
 	metrics  *metrics
-	keys     *auth.Keys     // nil on a hub that asks for no tokens …
-	tokens   *auth.Verifier // … and then this is nil too
-	host     string         // of public-url, "" if there is none
+	trust    atomic.Pointer[trust] // nil on a hub that asks for no tokens
+	believed chan struct{}         // told of each change of trust
+	host     string                // of public-url, "" if there is none
 	api      *http.Server
 	admin    *http.Server // nil if there is no admin listener
 	listener *connections
 	adminLn  net.Listener
 	ready    atomic.Bool
 	pace     *pace
+	inForce  configuration
 
 	delivery  *delivery.Engine
 	sinks     *sink.Sinks
@@ -112,18 +112,23 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 		log = slog.New(slog.DiscardHandler)
 	}
 	h := &Hub{cfg: cfg, log: log.With("component", "hub"), clock: newClock(cfg, m.now),
-		pace: newPace(cfg.PublisherRequests, cfg.PublisherBytes)}
+		pace: newPace(cfg.PublisherRequests, cfg.PublisherBytes), believed: make(chan struct{}, 1)}
+	h.inForce.config = cfg
 	if u, err := url.Parse(cfg.PublicURL); err == nil {
 		h.host = u.Hostname()
 	}
-	err := h.openKeys()
-	if err != nil {
-		return nil, err
+	if cfg.Auth.JWKS != "" {
+		trust, err := h.openTrust(context.Background(), &cfg)
+		if err != nil {
+			return nil, err
+		}
+		h.trust.Store(trust)
 	}
 	options := h.storeOptions(log)
 	if m.store != nil {
 		m.store(&options)
 	}
+	var err error
 	if h.store, err = graph.Open(cfg.store(), options); err != nil {
 		return nil, err
 	}
@@ -131,6 +136,9 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 		return nil, errors.Join(err, h.store.Close())
 	}
 	h.channels.Guard(mayOwn)
+	if _, err = h.channels.Configuring(cfg.channels()); err != nil {
+		return nil, errors.Join(err, h.store.Close())
+	}
 	h.streams = subscriptions.NewStreamer(h.store, subscriptions.StreamOptions{
 		MaxPerAddr: cfg.StreamsPerAddress, MaxStreams: maxStreams(), Portable: m.portable, Channels: h.channels, Schemes: cfg.Schemes,
 		ClientAddr: h.clientAddr, Viewer: viewer, Problem: streamProblem, Log: log.With("component", "streams")})
@@ -249,9 +257,16 @@ func (h *Hub) Run(ctx context.Context) error {
 	// The store outlives ctx: requests in flight still need it.
 	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopStore()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return h.store.Run(storeCtx) })
 	g.Go(func() error { return h.streams.Run(storeCtx) })
+	if err := h.configure(storeCtx); err != nil {
+		cancel()
+		stopStore()
+		return errors.Join(err, g.Wait(), h.Close())
+	}
 	called, inForce := make(chan struct{}), make(chan struct{})
 	g.Go(func() error {
 		defer close(called)
@@ -263,8 +278,8 @@ func (h *Hub) Run(ctx context.Context) error {
 		defer close(handingOut)
 		return h.claims.Run(ctx)
 	})
-	if h.keys != nil {
-		g.Go(func() error { return h.keys.Run(ctx) })
+	if h.asksForTokens() {
+		g.Go(func() error { return h.followKeys(ctx) })
 	}
 	g.Go(func() error { return serve(h.api, h.listener) })
 	if h.admin != nil {
@@ -272,7 +287,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	h.ready.Store(true)
 	h.log.Info("serving", "url", h.URL(), "data", h.cfg.Data, "mode", string(h.cfg.Mode), "access", h.accessText())
-	if h.tokens != nil && h.cfg.TLSCert == "" && !isLoopback(h.Addr().(*net.TCPAddr).IP.String()) {
+	if h.asksForTokens() && h.cfg.TLSCert == "" && !isLoopback(h.Addr().(*net.TCPAddr).IP.String()) {
 		h.log.Warn("tokens come in the clear unless a proxy before the hub ends TLS; set tls-cert and tls-key")
 	}
 	g.Go(func() error {

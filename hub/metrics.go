@@ -21,6 +21,8 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	tokens   *prometheus.CounterVec // refused, by auth.Reason
+	reloads  *prometheus.CounterVec
+	config   prometheus.Gauge // 1 if the last reload was taken
 }
 
 func newMetrics(store *graph.Store, streams *subscriptions.Streamer) *metrics {
@@ -33,14 +35,33 @@ func newMetrics(store *graph.Store, streams *subscriptions.Streamer) *metrics {
 			Buckets: []float64{.0005, .001, .002, .005, .01, .02, .05, .1, .5, 1, 5, 30}}, []string{"route"}),
 		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "freshwire_tokens_refused_total", Help: "Requests with a token that was not good, by reason."}, []string{"reason"}),
+		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "freshwire_config_reloads_total", Help: "Times that the configuration was read again, by what came of it."}, []string{"result"}),
+		config: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "freshwire_config_good", Help: "0 from a reload that failed until one that does not: what is in force is not what the file says."}),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.tokens, storeCollector{store}, streamCollector{streams},
+	m.config.Set(1)
+	for _, result := range []string{"taken", "refused"} {
+		m.reloads.WithLabelValues(result)
+	}
+	m.registry.MustRegister(m.requests, m.seconds, m.tokens, m.reloads, m.config, storeCollector{store}, streamCollector{streams},
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
 
 func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
+}
+
+// reloaded counts a reload of the configuration.
+func (m *metrics) reloaded(taken bool) {
+	if !taken {
+		m.reloads.WithLabelValues("refused").Inc()
+		m.config.Set(0)
+		return
+	}
+	m.reloads.WithLabelValues("taken").Inc()
+	m.config.Set(1)
 }
 
 const routeStream = "/v1/stream"

@@ -90,7 +90,9 @@ var (
 	badContentType = &problemKind{"bad-content-type", http.StatusUnsupportedMediaType, "The body's media type or encoding is not supported",
 		"send application/json or application/x-ndjson, plain or encoded with gzip or zstd"}
 	backupRefused = &problemKind{"backup-refused", http.StatusConflict, "The backup cannot be made", "GET /v1/backups lists those that are there"}
-	noSpace       = &problemKind{"no-space", http.StatusInsufficientStorage, "The hub's disk is nearly full, and it only reads",
+	badConfig     = &problemKind{"bad-config", http.StatusConflict, "The configuration cannot be taken",
+		"correct it and reload again; the one before it stays in force"}
+	noSpace = &problemKind{"no-space", http.StatusInsufficientStorage, "The hub's disk is nearly full, and it only reads",
 		"come again later; the operator makes room on the disk, keeps less journal (keep-bytes) or lowers min-free"}
 	rateLimited = &problemKind{"rate-limited", http.StatusTooManyRequests, "The publisher sends more than it may",
 		"wait as long as Retry-After says; fewer and larger batches are fewer requests"}
@@ -116,7 +118,7 @@ var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
 	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, unknownSink, unknownClaim, tooManyClaims, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
-	backupRefused, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing, internalError, shuttingDown,
+	backupRefused, badConfig, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
 	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},

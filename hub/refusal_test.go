@@ -138,6 +138,9 @@ var badRequests = []struct {
 	{"too many states", "POST", st, `{"uris":["` + known + `"` + strings.Repeat(`,"`+known+`"`, maxStatus) + `]}`, nil, overLimit, "uris"},
 
 	{"a job nobody knows", "POST", "/v1/jobs/j77", `{"paused":true}`, nil, unknownJob, ""},
+	{"a reload with a parameter", "POST", "/v1/reload?dry=1", "", nil, badQuery, "dry"},
+	{"a reload of what is sent", "POST", "/v1/reload", `{"channels":[]}`, nil, badBody, ""},
+	{"a reload by GET", "GET", "/v1/reload", "", nil, badMethod, ""},
 	{"jobs by DELETE", "DELETE", "/v1/jobs", "", nil, badMethod, ""},
 	{"an address that is none", "GET", "/v1/nothing", "", nil, notFound, ""},
 	{"a path with dots", "GET", "/v1/../../etc/passwd", "", nil, notFound, ""},

@@ -13,12 +13,12 @@ import (
 func (c *cli) config() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "config",
-		Short:   "look at the configuration of a hub",
-		Example: "  freshwire config check /etc/freshwire.yaml",
+		Short:   "check the configuration of a hub, and have a hub read it again",
+		Example: "  freshwire config check /etc/freshwire.yaml && freshwire config reload",
 		Args:    args(cobra.NoArgs),
 		RunE:    func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(c.configCheck())
+	cmd.AddCommand(c.configCheck(), c.configReload())
 	return cmd
 }
 
@@ -69,6 +69,43 @@ configuration that a hub would not take is exit code 1, and the line is shown.`,
 				}
 				for _, text := range shape.Warnings {
 					fmt.Fprintf(w, "warning\t%s\n", text)
+				}
+			})
+		},
+	})
+}
+
+func (c *cli) configReload() *cobra.Command {
+	return c.chooseOutput(&cobra.Command{
+		Use:   "reload",
+		Short: "have a hub read its configuration again",
+		Long: `Has a hub read its file, its environment and its flags again, as SIGHUP does, and prints
+what changed: channels, sinks, which topics are denied and whose tokens are believed, at
+once. Settings that are taken only when the hub starts again are named.
+
+A configuration that cannot be taken changes nothing: the hub goes on with the one that
+it has, and the command says what is wrong (exit code 5).`,
+		Example: `  freshwire config reload
+  freshwire config reload --hub https://hub.example.org --token-file admin.token -o json`,
+		Args: args(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			hub, err := c.connect()
+			if err != nil {
+				return err
+			}
+			done, err := hub.Reload(cmd.Context())
+			if err != nil {
+				return err
+			}
+			return c.one(done, func(w io.Writer) {
+				if len(done.Changes)+len(done.Restart) == 0 {
+					fmt.Fprintln(w, "nothing is different")
+				}
+				for _, ch := range done.Changes {
+					fmt.Fprintf(w, "%s\t%s\t%s\n", ch.Section, dash(ch.Name), ch.Change)
+				}
+				for _, name := range done.Restart {
+					fmt.Fprintf(w, "%s\t-\tneeds a restart of the hub\n", name)
 				}
 			})
 		},

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
 	"compress/gzip"
 	"context"
@@ -10,8 +11,10 @@ import (
 	"log/slog"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -39,12 +42,14 @@ func TestStories(t *testing.T) {
 			// The race detector would have each of the commands sleep for a second
 			// before it exits, in case another goroutine has something to report.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Values[processKey{}] = &scriptProcess{}
 			env.Values[hubKey{}] = &scriptHub{listen: "127.0.0.1:0"}
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"hub": scriptStart, "status": scriptStatus, "lines": scriptLines, "list": scriptList, "cut": scriptCut, "spoil": scriptSpoil,
 			"compress": scriptCompress, "empty": scriptEmpty, "forget": scriptForget, "teaches": scriptTeaches,
+			"serve": scriptServe,
 		},
 	})
 }
@@ -81,6 +86,73 @@ func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: hub start [NAME] | hub stop")
 	}
 }
+
+// A scriptProcess is a hub in a process of its own.
+type scriptProcess struct {
+	cmd  *exec.Cmd
+	said *bufio.Reader // what it logs
+}
+
+// serve start ARG… runs freshwire serve in a process of its own, on a free port; serve
+// hangup REGEXP sends it SIGHUP and waits until its log has a line like that; serve
+// stop ends it.
+func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
+	p, _ := ts.Value(processKey{}).(*scriptProcess)
+	switch {
+	case !neg && len(args) > 0 && args[0] == "start":
+		program, err := exec.LookPath("freshwire") // which testscript made of this test
+		ts.Check(err)
+		p.cmd = exec.Command(program, append([]string{"serve", "--listen", "127.0.0.1:0", "--data", ts.MkAbs("data")}, args[1:]...)...)
+		p.cmd.Dir, p.cmd.Env = ts.Getenv("WORK"), append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+		stderr, err := p.cmd.StderrPipe()
+		ts.Check(err)
+		ts.Check(p.cmd.Start())
+		p.said = bufio.NewReader(stderr)
+		ts.Defer(p.stop(ts))
+		m := p.await(ts, `^hub at (\S+), data in `)
+		ts.Setenv("FRESHWIRE_HUB", m[1])
+	case !neg && len(args) == 2 && args[0] == "hangup" && p.cmd != nil:
+		ts.Check(p.cmd.Process.Signal(syscall.SIGHUP))
+		p.await(ts, args[1])
+	case !neg && len(args) == 1 && args[0] == "stop" && p.cmd != nil:
+		p.stop(ts)()
+	default:
+		ts.Fatalf("usage: serve start ARG… | serve hangup REGEXP | serve stop")
+	}
+}
+
+// await reads the log up to a line that matches.
+func (p *scriptProcess) await(ts *testscript.TestScript, pattern string) []string {
+	wanted := regexp.MustCompile(pattern)
+	var read strings.Builder
+	process := p.cmd.Process
+	late := time.AfterFunc(time.Minute, func() { process.Kill() }) // and then there is no further line
+	defer late.Stop()
+	for {
+		line, err := p.said.ReadString('\n')
+		if m := wanted.FindStringSubmatch(line); m != nil {
+			return m
+		}
+		if read.WriteString(line); err != nil {
+			ts.Fatalf("the hub says nothing like %s, but\n%s", pattern, read.String())
+		}
+	}
+}
+
+// stop ends the process in good order, once.
+func (p *scriptProcess) stop(ts *testscript.TestScript) func() {
+	return func() {
+		if p.cmd == nil {
+			return
+		}
+		ts.Check(p.cmd.Process.Signal(os.Interrupt))
+		io.Copy(io.Discard, p.said)
+		ts.Check(p.cmd.Wait())
+		p.cmd = nil
+	}
+}
+
+type processKey struct{}
 
 func exists(name string) bool {
 	_, err := os.Stat(name)

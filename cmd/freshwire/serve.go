@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"os/signal"
+	"syscall"
 
 	"github.com/freshwire/freshwire/hub"
 	"github.com/spf13/cobra"
@@ -20,7 +22,12 @@ come again, and ends.
 
 Every setting is a flag, a line of the configuration file, and a variable of the
 environment (FRESHWIRE_LISTEN for --listen). Flags win over the environment, that
-over the file.`,
+over the file.
+
+SIGHUP, or freshwire config reload, has it read its configuration again: channels,
+sinks, which topics are denied and whose tokens are believed change at once, other
+settings when it starts again. A configuration that cannot be taken leaves the old one
+in force.`,
 		Example: `  freshwire serve                                     # 127.0.0.1:8420, ./freshwire-data
   freshwire serve --listen 127.0.0.1:9000 --data /var/lib/freshwire
   freshwire serve --config /etc/freshwire.yaml`,
@@ -32,11 +39,12 @@ over the file.`,
 					given[s.Name] = f.Value.String()
 				}
 			}
-			cfg, err := hub.LoadConfig(file, os.Environ(), given)
+			load := func() (hub.Config, error) { return hub.LoadConfig(file, os.Environ(), given) }
+			cfg, err := load()
 			if err != nil {
 				return usageError{err}
 			}
-			return c.runHub(cmd.Context(), cfg)
+			return c.runHub(cmd.Context(), cfg, load)
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "YAML file with settings ("+hub.EnvFile+")")
@@ -46,12 +54,34 @@ over the file.`,
 	return cmd
 }
 
-// runHub runs a hub until ctx ends.
-func (c *cli) runHub(ctx context.Context, cfg hub.Config) error {
+// runHub runs a hub until ctx ends. It reads its configuration again when the process
+// is sent SIGHUP.
+func (c *cli) runHub(ctx context.Context, cfg hub.Config, load func() (hub.Config, error)) error {
 	h, err := hub.New(cfg, slog.New(slog.NewTextHandler(c.stderr, nil)))
 	if err != nil {
 		return err
 	}
+	h.ReloadFrom(load)
+	hangup := make(chan os.Signal, 1)
+	signal.Notify(hangup, syscall.SIGHUP)
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	defer func() {
+		signal.Stop(hangup)
+		cancel()
+		<-done
+	}()
+	go func() {
+		defer close(done)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-hangup:
+				_, _ = h.Reload(ctx) // the hub's log says what came of it
+			}
+		}
+	}()
 	fmt.Fprintf(c.stderr, "hub at %s, data in %s\n", h.URL(), cfg.Data)
 	return h.Run(ctx)
 }

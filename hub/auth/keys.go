@@ -124,6 +124,20 @@ func (k *Keys) Run(ctx context.Context) error {
 	}
 }
 
+// Refresh reads the keys now. A file that is not good is an error, and the keys in
+// force stay; an issuer who does not answer is none, and is asked again by [Keys.Run].
+func (k *Keys) Refresh(ctx context.Context) error {
+	if !k.take(ctx) {
+		return ctx.Err()
+	}
+	defer k.release()
+	k.refresh(ctx)
+	if k.failed != "" && !k.remote {
+		return errors.New(k.failed)
+	}
+	return nil
+}
+
 // take waits for the turn to refresh, and reports false if ctx ended first.
 func (k *Keys) take(ctx context.Context) bool {
 	select {
