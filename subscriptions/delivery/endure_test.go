@@ -94,6 +94,31 @@ func TestRetryAfterHoldsTheWholeOutlet(t *testing.T) {
 	})
 }
 
+func TestOneURLThatAsksForADayStopsNoOtherForADay(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		h := start1(t, newLedger(), new(board), Options{})
+		o := &target{name: "sink/a", answer: func(s sent) (int, string) {
+			if s.piece.Until == 1 && s.attempt == 1 {
+				return 503, "86400"
+			}
+			return 200, ""
+		}}
+		h.attach(o, Settings{Concurrency: 4})
+		h.add(prompt(1)...)
+		time.Sleep(time.Second)
+		h.add(prompt(10)...)
+		time.Sleep(11 * time.Minute)
+		if n := len(o.calls()); n != 11 {
+			t.Errorf("%d calls, want one of the first and ten of the others", n)
+		}
+		time.Sleep(24 * time.Hour)
+		if n := len(o.calls()); n != 12 {
+			t.Errorf("%d calls a day later", n)
+		}
+		h.end()
+	})
+}
+
 // TestIdleCursorsKeepAheadOfTheTrimming, in few writes, and never pass what waits.
 func TestIdleCursorsKeepAheadOfTheTrimming(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {

@@ -12,6 +12,9 @@ import (
 )
 
 const (
+	// maxOutletRest bounds how long a piece that is to be called later holds all of its
+	// outlet: as long as one whose calls all fail is left alone.
+	maxOutletRest = 10 * time.Minute
 	// maxBody bounds what is kept of an answer, in bytes: it is shown to people alone.
 	maxBody = 1 << 10
 	// maxRest bounds what is read of it beyond that, in bytes, so that its connection
@@ -336,8 +339,12 @@ func (e *Engine) goOn(out *outlet, it *item) {
 // failed has an item tried again, or gives it up.
 func (e *Engine) failed(out *outlet, it *item, a *Answer, r *http.Request, now time.Time) {
 	schedule := &out.settings.Schedule
-	// What an answer asks for is for all calls: it is too much, or it is down.
+	// What an answer asks for is for all calls: it is too much, or it is down. But one
+	// URL that asks for a day does not stop a sink of many for a day.
 	wait := a.RetryAfter
+	if !out.settings.Serial {
+		wait = min(wait, maxOutletRest)
+	}
 	if out.broken() {
 		wait = max(wait, brokenSteps.wait(out.doubts-brokenAfter+1, e.o.Random()))
 	}
