@@ -27,10 +27,9 @@ const (
 	documentPiece = 1024
 	// newestNotices bounds the notices of the newest document before they are merged.
 	newestNotices = 100
-	// maxLookBack bounds how far before the head they are looked for, in positions.
-	maxLookBack = 1 << 20
-	// maxLookPiece bounds what is looked through at once, of which all may pass.
-	maxLookPiece = 1 << 16
+	// maxLookBack bounds how far before the head they are looked for, in positions: of a
+	// topic that has nothing, a million cost 0.2 to 1.3 s, for anybody who asks.
+	maxLookBack = 1 << 16
 	// maxDocuments and maxDocumentCost bound what is kept of documents for others who
 	// ask for the same, in number and in bytes of memory.
 	maxDocuments    = 1024
@@ -184,10 +183,11 @@ func (f *Feed) gather(lanes uint8, after graph.Cursor, until uint64) (made, erro
 
 // newest makes the content of the last few notices, or finds that it is old's still.
 func (f *Feed) newest(lanes uint8, old made) (made, error) {
-	if old.content != nil && len(old.notices) > 0 {
-		head := f.Head()
-		if r, err := f.Read(lanes, old.until, 1); err == nil && len(r.Notices) == 0 && !r.More {
-			old.until, old.head = r.Next, head
+	if old.content != nil {
+		if r, err := f.Read(lanes, old.head, 1); err == nil && len(r.Notices) == 0 && !r.More {
+			if old.head = r.Next; len(old.notices) > 0 {
+				old.until = r.Next // an empty one says where it ends
+			}
 			return old, nil
 		}
 	}
@@ -210,7 +210,7 @@ func (f *Feed) lookBack(lanes uint8) (graph.Cursor, error) {
 	}
 	var last []uint64
 	piece := uint64(documentPiece)
-	for end := head.Seq; len(last) < newestNotices && end > bottom; piece = min(4*piece, maxLookPiece) {
+	for end := head.Seq; len(last) < newestNotices && end > bottom; piece = 4 * piece {
 		at := graph.Cursor{Epoch: head.Epoch, Seq: bottom}
 		if end-bottom > piece {
 			at.Seq = end - piece
