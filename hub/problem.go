@@ -75,6 +75,10 @@ var (
 		"delete channels that nobody reads, or change the list of this one instead of replacing it"}
 	unknownSink = &problemKind{"unknown-sink", http.StatusNotFound, "There is no such sink",
 		"GET /v1/sinks lists those of the configuration in force"}
+	unknownLetter = &problemKind{"unknown-dead-letter", http.StatusNotFound, "There is no such dead letter",
+		"GET /v1/deadletters lists those that are there"}
+	letterStays = &problemKind{"dead-letter-stays", http.StatusConflict, "The dead letter cannot be called again now",
+		"GET /v1/sinks says how its sink is doing; come again, or drop it"}
 	unknownClaim = &problemKind{"unknown-claim", http.StatusNotFound, "There is no such claim",
 		"ask for work again; a claim ends with its lease, and with an update of its resource"}
 	tooManyClaims = &problemKind{"too-many-polls", http.StatusTooManyRequests, "Too many polls wait for work",
@@ -117,7 +121,7 @@ var (
 var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
-	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, unknownSink, unknownClaim, tooManyClaims, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
+	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, unknownSink, unknownLetter, letterStays, unknownClaim, tooManyClaims, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
 	backupRefused, badConfig, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
