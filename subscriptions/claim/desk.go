@@ -560,17 +560,10 @@ func (d *Desk) wake(p *pool) {
 	d.enqueue(p)
 }
 
-// serve serves one poll after another, of one pool after another.
-func (d *Desk) serve(ctx context.Context) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for {
-		for len(d.turns) == 0 && !d.ended {
-			d.turn.Wait()
-		}
-		if d.ended {
-			return
-		}
+// next returns the poll whose turn it is, which is then being served; nil if none has
+// its turn. The pool stands at the end again if others wait there. The lock is held.
+func (d *Desk) next() *poll {
+	for len(d.turns) > 0 {
 		p := d.turns[0]
 		d.turns = slices.Delete(d.turns, 0, 1)
 		p.queued = false
@@ -580,8 +573,24 @@ func (d *Desk) serve(ctx context.Context) {
 		q := p.waiting[0]
 		p.waiting = slices.Delete(p.waiting, 0, 1)
 		p.serving++
-		news, others := p.news, len(p.waiting)+p.serving-1
 		d.enqueue(p)
+		return q
+	}
+	return nil
+}
+
+// serve serves one poll after another, of one pool after another.
+func (d *Desk) serve(ctx context.Context) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for !d.ended {
+		q := d.next()
+		if q == nil {
+			d.turn.Wait()
+			continue
+		}
+		p := q.pool
+		news, others := p.news, len(p.waiting)+p.serving-1
 		d.mu.Unlock()
 		claims, dry, err := p.attend(ctx, q.max, others, q.lease)
 		d.stats.handed.Add(uint64(len(claims)))
