@@ -141,7 +141,6 @@ type origin struct {
 	mu      sync.Mutex
 	content map[string]string // by path; what is not there is "1"
 	served  map[string]int    // by path
-	held    chan struct{}     // an answer is sent when it is closed; nil is at once
 }
 
 // variants are the headers by which its answers differ.
@@ -161,8 +160,7 @@ func startOrigin(t testing.TB) *origin {
 	return o
 }
 
-// ServeHTTP answers with the content of now, also if that changes before the answer
-// is sent: a page that takes a while to make.
+// ServeHTTP answers with the content of now, and its keys.
 func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	o.mu.Lock()
 	text, ok := o.content[r.URL.Path]
@@ -170,11 +168,7 @@ func (o *origin) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		text = "1"
 	}
 	o.served[r.URL.Path]++
-	held := o.held
 	o.mu.Unlock()
-	if held != nil {
-		<-held
-	}
 	h := w.Header()
 	h.Set("Cache-Control", "public, max-age=3600")
 	h.Set("Vary", "Accept-Encoding, Accept-Language, X-Device")
@@ -189,20 +183,6 @@ func (o *origin) set(path, text string) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.content[path] = text
-}
-
-// hold has answers wait from now on, until release is called.
-func (o *origin) hold() (release func()) {
-	held := make(chan struct{})
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.held = held
-	return func() {
-		o.mu.Lock()
-		o.held = nil
-		o.mu.Unlock()
-		close(held)
-	}
 }
 
 // take returns how often a page was served since it was last asked for.
