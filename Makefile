@@ -38,8 +38,8 @@ test: setup
 	$(call stage,format and house rules,go test -count=1 ./internal/house)
 	$(call stage,vet,go vet ./...)
 	$(call stage,staticcheck,go run $(STATICCHECK) ./...)
-	$(call stage,tests,go run ./internal/house/slowest -limit 11m \
-		env CGO_ENABLED=$(if $(race),1,0) go test -json -vet=off $(race) -count=1 -timeout 8m ./...)
+	$(call stage,tests,go run ./internal/house/slowest -limit 14m \
+		env CGO_ENABLED=$(if $(race),1,0) go test -json -vet=off $(race) -count=1 -timeout 12m ./...)
 
 # missing lists the Debian packages of what is not there.
 missing = { $(compiles) || echo gcc libc6-dev; command -v curl >/dev/null || echo curl; \
