@@ -110,7 +110,7 @@ func (c *crowd) work(ctx context.Context, n int, rng *rand.Rand) {
 		if len(us) == 0 {
 			continue
 		}
-		if _, err := c.r.store.Apply(ctx, who.Name, us); err != nil {
+		if _, err := c.r.store.Apply(context.WithoutCancel(ctx), who.Name, us); err != nil {
 			return // the store is gone
 		}
 		c.finished(mine)
