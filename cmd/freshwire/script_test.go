@@ -5,15 +5,20 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/iotest"
@@ -42,6 +47,7 @@ func TestStories(t *testing.T) {
 			// The race detector would have each of the commands sleep for a second
 			// before it exits, in case another goroutine has something to report.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Values[cacheKey{}] = &scriptCacheServer{}
 			env.Values[processKey{}] = &scriptProcess{}
 			env.Values[hubKey{}] = &scriptHub{listen: "127.0.0.1:0"}
 			return nil
@@ -49,7 +55,7 @@ func TestStories(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"hub": scriptStart, "status": scriptStatus, "lines": scriptLines, "list": scriptList, "cut": scriptCut, "spoil": scriptSpoil,
 			"compress": scriptCompress, "empty": scriptEmpty, "forget": scriptForget, "teaches": scriptTeaches,
-			"serve": scriptServe,
+			"serve": scriptServe, "cache": scriptCache, "await": scriptAwait, "expand": scriptExpand, "remember": scriptRemember,
 		},
 	})
 }
@@ -153,6 +159,77 @@ func (p *scriptProcess) stop(ts *testscript.TestScript) func() {
 }
 
 type processKey struct{}
+
+// A scriptCacheServer takes calls, or refuses them.
+type scriptCacheServer struct {
+	server *httptest.Server
+	down   atomic.Bool
+	mu     sync.Mutex
+	taken  []string
+}
+
+type cacheKey struct{}
+
+// cache start runs what a sink can call, at $CACHE; cache down has it answer 503, cache up
+// take calls; cache taken FILE writes a line for each call that it took.
+func scriptCache(ts *testscript.TestScript, neg bool, args []string) {
+	s := ts.Value(cacheKey{}).(*scriptCacheServer)
+	switch {
+	case !neg && len(args) == 1 && args[0] == "start":
+		s.server = httptest.NewServer(s)
+		ts.Defer(s.server.Close)
+		ts.Setenv("CACHE", s.server.URL)
+	case !neg && len(args) == 1 && (args[0] == "down" || args[0] == "up"):
+		s.down.Store(args[0] == "down")
+	case !neg && len(args) == 2 && args[0] == "taken":
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		ts.Check(os.WriteFile(ts.MkAbs(args[1]), []byte(strings.Join(s.taken, "")), 0o666))
+	default:
+		ts.Fatalf("usage: cache start | cache down | cache up | cache taken FILE")
+	}
+}
+
+func (s *scriptCacheServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if s.down.Load() {
+		http.Error(w, "out of order", http.StatusServiceUnavailable)
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.taken = append(s.taken, r.Method+" "+r.Host+r.RequestURI+"\n")
+}
+
+// expand FILE puts the values of the environment into a file.
+func scriptExpand(ts *testscript.TestScript, _ bool, args []string) {
+	text := os.Expand(ts.ReadFile(args[0]), ts.Getenv)
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(text), 0o666))
+}
+
+// remember NAME FIELD keeps a field of the JSON that was printed last.
+func scriptRemember(ts *testscript.TestScript, _ bool, args []string) {
+	var printed map[string]any
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &printed))
+	ts.Setenv(args[0], fmt.Sprint(printed[args[1]]))
+}
+
+// await REGEXP ARG… runs freshwire until it prints something like that.
+func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 2 {
+		ts.Fatalf("usage: await REGEXP ARG…")
+	}
+	wanted := regexp.MustCompile("(?m)" + args[0])
+	for deadline := time.Now().Add(time.Minute); ; {
+		err := ts.Exec("freshwire", args[1:]...)
+		if wanted.MatchString(ts.ReadFile("stdout")) {
+			return
+		}
+		if time.Now().After(deadline) {
+			ts.Fatalf("freshwire %s prints nothing like %s: %v\n%s", strings.Join(args[1:], " "), args[0], err, ts.ReadFile("stdout"))
+		}
+		<-time.After(20 * time.Millisecond)
+	}
+}
 
 func exists(name string) bool {
 	_, err := os.Stat(name)

@@ -127,6 +127,9 @@ func (c *Client) do(req *http.Request, out any) error {
 	if resp.StatusCode/100 != 2 {
 		return readProblem(resp)
 	}
+	if resp.StatusCode == http.StatusNoContent {
+		return nil
+	}
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err != nil {
 		return fmt.Errorf("answer of %s: %w", req.URL.Path, err)
