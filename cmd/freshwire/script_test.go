@@ -170,7 +170,7 @@ type scriptCacheServer struct {
 
 type cacheKey struct{}
 
-// cache start runs what a sink can call, at $CACHE; cache down has it answer 503, cache up
+// cache start runs what a sink can call, at $CACHE, and what confirms subscriptions; cache down has it answer 503, cache up
 // take calls; cache taken FILE writes a line for each call that it took.
 func scriptCache(ts *testscript.TestScript, neg bool, args []string) {
 	s := ts.Value(cacheKey{}).(*scriptCacheServer)
@@ -197,6 +197,10 @@ func (s *scriptCacheServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	fmt.Fprint(w, r.URL.Query().Get("hub.challenge"))
+	if r.Method == http.MethodGet {
+		r.RequestURI = r.URL.Path + " " + r.URL.Query().Get("hub.mode")
+	}
 	s.taken = append(s.taken, r.Method+" "+r.Host+r.RequestURI+"\n")
 }
 
