@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 
@@ -132,13 +133,17 @@ func (c *cli) subPing() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return c.one(pong, func(w io.Writer) {
+			err = c.one(pong, func(w io.Writer) {
 				if pong.Status > 0 {
 					field(w, "status", pong.Status)
 				}
 				field(w, "error", pong.Error)
 				field(w, "took", fmt.Sprint(pong.TookMS, " ms"))
 			})
+			if err == nil && pong.Status/100 != 2 {
+				err = errors.New("the callback did not take it")
+			}
+			return err
 		},
 	})
 }
