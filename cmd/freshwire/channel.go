@@ -51,16 +51,9 @@ func (c *cli) onChannel(use, short, example string, least int, do func(cmd *cobr
 func (c *cli) channelList() *cobra.Command {
 	return c.onChannel("list", "list the channels that somebody made", "list", 0,
 		func(cmd *cobra.Command, hub *client.Client, _ []string) error {
-			var all []client.Channel
-			for after := ""; ; {
-				page, next, err := hub.Channels(cmd.Context(), after, 0)
-				if err != nil {
-					return err
-				}
-				if all = append(all, page...); next == "" {
-					break
-				}
-				after = next
+			all, err := allPages(func(after string) ([]client.Channel, string, error) { return hub.Channels(cmd.Context(), after, 0) })
+			if err != nil {
+				return err
 			}
 			return many(c, all, func(w io.Writer) {
 				fmt.Fprintln(w, "NAME\tURIS\tLETS THROUGH")

@@ -121,3 +121,17 @@ func words(list ...string) string {
 	}
 	return strings.Join(kept, " ")
 }
+
+// allPages gathers the pages of a list.
+func allPages[T any](page func(after string) (list []T, next string, err error)) (all []T, err error) {
+	for after := ""; ; {
+		list, next, err := page(after)
+		if err != nil {
+			return nil, err
+		}
+		if all = append(all, list...); next == "" {
+			return all, nil
+		}
+		after = next
+	}
+}

@@ -43,16 +43,11 @@ func (c *cli) subList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			var all []client.Subscription
-			for after := ""; ; {
-				page, next, err := hub.Subscriptions(cmd.Context(), after, 1000)
-				if err != nil {
-					return err
-				}
-				if all = append(all, page...); next == "" {
-					break
-				}
-				after = next
+			all, err := allPages(func(after string) ([]client.Subscription, string, error) {
+				return hub.Subscriptions(cmd.Context(), after, 1000)
+			})
+			if err != nil {
+				return err
 			}
 			return many(c, all, func(w io.Writer) {
 				fmt.Fprintln(w, "ID\tHEALTH\tLAG\tDELIVERED\tLEASE UNTIL\tTOPIC\tCALLBACK")

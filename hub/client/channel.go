@@ -10,7 +10,6 @@ import (
 	"iter"
 	"net/http"
 	"net/url"
-	"strconv"
 	"sync"
 )
 
@@ -71,19 +70,7 @@ func channelPath(name string) string { return "/v1/channels/" + url.PathEscape(n
 // Channels lists up to limit of the channels that somebody made, by name, after
 // one of them; 0 means the hub's own limit. Next is where to go on, "" at the end.
 func (c *Client) Channels(ctx context.Context, after string, limit int) (list []Channel, next string, err error) {
-	q := url.Values{}
-	if after != "" {
-		q.Set("after", after)
-	}
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
-	}
-	var out struct {
-		Items []Channel `json:"items"`
-		Next  string    `json:"next"`
-	}
-	err = c.get(ctx, "/v1/channels", q, &out)
-	return out.Items, out.Next, err
+	return pageOf[Channel](ctx, c, "/v1/channels", url.Values{}, after, limit)
 }
 
 // Channel shows one channel.

@@ -25,6 +25,7 @@ import (
 	"io"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 )
 
@@ -150,6 +151,23 @@ func (c *Client) get(ctx context.Context, path string, q url.Values, out any) er
 		return err
 	}
 	return c.do(req, out)
+}
+
+// pageOf gets a page of a list: up to limit (0 means as many as the hub gives) after
+// where the page before ended.
+func pageOf[T any](ctx context.Context, c *Client, path string, q url.Values, after string, limit int) (list []T, next string, err error) {
+	if after != "" {
+		q.Set("after", after)
+	}
+	if limit > 0 {
+		q.Set("limit", strconv.Itoa(limit))
+	}
+	var out struct {
+		Items []T    `json:"items"`
+		Next  string `json:"next"`
+	}
+	err = c.get(ctx, path, q, &out)
+	return out.Items, out.Next, err
 }
 
 // send sends in as JSON and decodes the answer into out.

@@ -59,7 +59,7 @@ type LettersDone struct {
 // means the hub's own limit. Next is where to go on, "" at the end.
 func (c *Client) DeadLetters(ctx context.Context, f LetterFilter, after string, limit int) (list []DeadLetter, next string, err error) {
 	q := url.Values{}
-	for name, value := range map[string]string{"sink": f.Sink, "prefix": f.Prefix, "bucket": f.Bucket, "after": after} {
+	for name, value := range map[string]string{"sink": f.Sink, "prefix": f.Prefix, "bucket": f.Bucket} {
 		if value != "" {
 			q.Set(name, value)
 		}
@@ -67,15 +67,7 @@ func (c *Client) DeadLetters(ctx context.Context, f LetterFilter, after string, 
 	if f.Status != nil {
 		q.Set("status", strconv.Itoa(*f.Status))
 	}
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
-	}
-	var out struct {
-		Items []DeadLetter `json:"items"`
-		Next  string       `json:"next"`
-	}
-	err = c.get(ctx, "/v1/deadletters", q, &out)
-	return out.Items, out.Next, err
+	return pageOf[DeadLetter](ctx, c, "/v1/deadletters", q, after, limit)
 }
 
 func letterPath(id string) string { return "/v1/deadletters/" + url.PathEscape(id) }

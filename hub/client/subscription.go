@@ -4,7 +4,6 @@ import (
 	"context"
 	"net/http"
 	"net/url"
-	"strconv"
 	"time"
 )
 
@@ -39,19 +38,7 @@ type Pong struct {
 // all: up to limit (0 means as many as the hub gives) after a page's next. Next is "" at
 // the end.
 func (c *Client) Subscriptions(ctx context.Context, after string, limit int) (list []Subscription, next string, err error) {
-	q := url.Values{}
-	if after != "" {
-		q.Set("after", after)
-	}
-	if limit > 0 {
-		q.Set("limit", strconv.Itoa(limit))
-	}
-	var out struct {
-		Items []Subscription `json:"items"`
-		Next  string         `json:"next"`
-	}
-	err = c.get(ctx, "/v1/subscriptions", q, &out)
-	return out.Items, out.Next, err
+	return pageOf[Subscription](ctx, c, "/v1/subscriptions", url.Values{}, after, limit)
 }
 
 // Subscription shows one subscription.
