@@ -1,9 +1,11 @@
 package outbound
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"net/http"
 	"net/netip"
@@ -65,6 +67,7 @@ const None = -1
 type Client struct {
 	rule      *rule
 	maxAnswer int64
+	timeout   time.Duration // 0 is none
 	dialer    *net.Dialer
 	transport *http.Transport
 	http      *http.Client
@@ -81,7 +84,10 @@ func New(p Policy) *Client {
 	if p.Keep == 0 {
 		p.Keep = defaultKeep
 	}
-	c := &Client{rule: newRule(p), maxAnswer: p.MaxAnswer}
+	c := &Client{rule: newRule(p), maxAnswer: p.MaxAnswer, timeout: max(p.Timeout, 0)}
+	if c.maxAnswer < 0 {
+		c.maxAnswer = math.MaxInt64 - 1
+	}
 	c.dialer = &net.Dialer{Timeout: connectTimeout, Control: c.rule.control}
 	c.transport = &http.Transport{
 		Proxy:                  nil, // one of the environment would dial for us, and judge nothing
@@ -101,8 +107,9 @@ func New(p Policy) *Client {
 	// and settings, then costs it the call.
 	c.transport.Protocols.SetHTTP1(true)
 	c.http = &http.Client{
+		// The guard keeps the time: a Timeout here would have a goroutine of its own for
+		// each call, since net/http knows its own transport alone to mind a context.
 		Transport:     guard{c},
-		Timeout:       max(p.Timeout, 0),
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	return c
@@ -116,7 +123,9 @@ func (c *Client) Do(r *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, failure(c.rule.purpose, err)
 	}
-	answer.Body = &told{answer.Body, c.rule.purpose}
+	if answer.Body != http.NoBody {
+		answer.Body = &told{answer.Body, c.rule.purpose}
+	}
 	return answer, nil
 }
 
@@ -137,18 +146,32 @@ func (g guard) RoundTrip(r *http.Request) (*http.Response, error) {
 		}
 		return nil, refuse(g.rule.purpose, reason)
 	}
-	answer, err := g.transport.RoundTrip(r)
-	if err == nil && g.maxAnswer >= 0 {
-		answer.Body = &bounded{answer.Body, g.maxAnswer, g.Client}
+	end := context.CancelFunc(func() {})
+	if g.timeout > 0 {
+		var ctx context.Context
+		ctx, end = context.WithTimeout(r.Context(), g.timeout)
+		r = r.WithContext(ctx)
 	}
-	return answer, err
+	answer, err := g.transport.RoundTrip(r)
+	if err != nil || answer.Body == http.NoBody {
+		end()
+		return answer, err
+	}
+	answer.Body = &bounded{answer.Body, g.maxAnswer, g.Client, end}
+	return answer, nil
 }
 
-// A bounded body is read up to a limit.
+// A bounded body is read up to a limit, and within the time of its call.
 type bounded struct {
 	io.ReadCloser
 	left int64
 	c    *Client
+	end  context.CancelFunc
+}
+
+func (b *bounded) Close() error {
+	defer b.end()
+	return b.ReadCloser.Close()
 }
 
 func (b *bounded) Read(p []byte) (int, error) {
