@@ -176,7 +176,7 @@ type closing struct{ *strings.Reader }
 func (closing) Close() error { return nil }
 
 func (o *answering) Do(*http.Request) (*http.Response, error) {
-	return &http.Response{StatusCode: 200, Header: http.Header{}, Body: closing{o.body}}, nil
+	return &http.Response{StatusCode: 200, Header: http.Header{}, ContentLength: -1, Body: closing{o.body}}, nil
 }
 
 func TestLettersShowWhatWasPurgedAndNoSecret(t *testing.T) {

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"container/list"
+	"context"
 	"time"
 )
 
@@ -36,6 +37,7 @@ type flight struct {
 	slow  bool
 	out   *outlet // nil if it is no delivery
 	it    *item
+	ctx   context.Context // of the call
 }
 
 func (e *Engine) host(name string) *host {
@@ -97,6 +99,12 @@ func (e *Engine) want(out *outlet) {
 
 // advance gives places to those who want them, as long as there are some.
 func (e *Engine) advance() {
+	e.assign()
+	e.employ()
+}
+
+// assign says what is to be done now.
+func (e *Engine) assign() {
 	defer e.toFlush()
 	if !e.running {
 		return
@@ -104,10 +112,45 @@ func (e *Engine) advance() {
 	e.serve()
 	for e.cutters < cutters && e.cutting.len() > 0 {
 		e.cutters++
-		out := e.cutting.pop()
-		e.work.Go(func() { e.cut(out) })
+		e.tasks.push(task{cut: e.cutting.pop()})
 	}
 	e.setAlarm()
+}
+
+// A task is what a worker does: a call, or the reading of the journal for an outlet.
+type task struct {
+	call *flight
+	cut  *outlet
+}
+
+// employ begins a worker for each task.
+func (e *Engine) employ() {
+	for e.tasks.len() > 0 {
+		t := e.tasks.pop()
+		e.work.Go(func() { e.toil(t) })
+	}
+}
+
+// toil does a task, and goes on with what there is to be done when it is: to begin a
+// goroutine for each call costs as much as all else that the engine does for it, mostly
+// for its stack to grow again. Of several tasks others begin with the rest. It holds no
+// lock before and after.
+func (e *Engine) toil(t task) {
+	for {
+		if t.call != nil {
+			e.call(t.call)
+		} else {
+			e.cut(t.cut)
+		}
+		e.assign()
+		if e.tasks.len() == 0 {
+			e.mu.Unlock()
+			return
+		}
+		t = e.tasks.pop()
+		e.employ()
+		e.mu.Unlock()
+	}
 }
 
 // serve lets hosts, and at each host its outlets, call in turn.
@@ -151,9 +194,9 @@ func (e *Engine) begin(h *host, out *outlet) {
 				// same again.
 				out.stuck = it
 			}
-			calling, f := e.calling, e.takePlace(h)
-			f.out, f.it = out, it
-			e.work.Go(func() { e.call(calling, f) })
+			f := e.takePlace(h)
+			f.out, f.it, f.ctx = out, it, e.calling
+			e.tasks.push(task{call: f})
 		}
 	}
 	e.want(out)

@@ -80,6 +80,7 @@ type Engine struct {
 	ring    queue[*host]   // those with a free place and somebody who wants it
 	cutting queue[*outlet] // those whose part of the journal is to be read
 	cutters int
+	tasks   queue[task] // for workers to begin with
 	flights list.List   // calls that hold a place, the oldest first
 	slow    list.List   // calls that hold none any more
 	loosen  *time.Timer // when the oldest gives up its place, if somebody waits for it

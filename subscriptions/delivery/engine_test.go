@@ -231,7 +231,7 @@ func (o *target) Do(r *http.Request) (*http.Response, error) {
 	if status == 0 {
 		return nil, errors.New("refused")
 	}
-	resp := &http.Response{StatusCode: status, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader([]byte("so it is")))}
+	resp := &http.Response{StatusCode: status, Header: http.Header{}, ContentLength: -1, Body: io.NopCloser(bytes.NewReader([]byte("so it is")))}
 	if header != "" {
 		resp.Header.Set("Retry-After", header)
 	}

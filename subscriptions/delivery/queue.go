@@ -11,6 +11,10 @@ type queue[T any] struct {
 	first int
 }
 
+// keptItems bounds the room that an empty queue keeps for what comes next: an outlet
+// that has one call after the other needs little, and most have nothing to do.
+const keptItems = 4
+
 func (q *queue[T]) len() int { return len(q.items) - q.first }
 
 func (q *queue[T]) push(v T) { q.items = append(q.items, v) }
@@ -31,6 +35,8 @@ func (q *queue[T]) pop() T {
 	q.items[q.first] = none
 	q.first++
 	switch {
+	case q.first == len(q.items) && cap(q.items) <= keptItems:
+		q.items, q.first = q.items[:0], 0
 	case q.first == len(q.items):
 		q.items, q.first = nil, 0
 	case q.first >= 1024 && q.first > len(q.items)/2:

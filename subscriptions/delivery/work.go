@@ -23,10 +23,9 @@ const (
 )
 
 // cut reads the journal for an outlet: the prompt lane, and the other one unless the
-// outlet is serial and has something to do by then.
+// outlet is serial and has something to do by then. It returns with the lock held.
 func (e *Engine) cut(out *outlet) {
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	first := graph.Prompt
 	if out.settings.Serial && out.turn >= bulkTurn {
 		first = graph.Bulk
@@ -47,7 +46,6 @@ func (e *Engine) cut(out *outlet) {
 	} else {
 		e.want(out)
 	}
-	e.advance()
 }
 
 // cutLane reads one lane. The lock is held before and after, and not while it reads.
@@ -208,9 +206,9 @@ func (out *outlet) laneToCall() *lane {
 	return nil
 }
 
-// call makes one call and settles what came of it.
-func (e *Engine) call(ctx context.Context, f *flight) {
-	out, it := f.out, f.it
+// call makes one call and settles what came of it. It returns with the lock held.
+func (e *Engine) call(f *flight) {
+	ctx, out, it := f.ctx, f.out, f.it
 	var (
 		a       Answer
 		r       *http.Request
@@ -221,7 +219,6 @@ func (e *Engine) call(ctx context.Context, f *flight) {
 		verdict = out.do.Judge(&it.piece, a)
 	}
 	e.mu.Lock()
-	defer e.mu.Unlock()
 	out.calls--
 	e.giveBack(f)
 	switch {
@@ -233,7 +230,6 @@ func (e *Engine) call(ctx context.Context, f *flight) {
 		e.settle(out, it, verdict, &a, r)
 	}
 	e.want(out)
-	e.advance()
 }
 
 // left has the outlet begin that was attached in the place of out, when the last call of
@@ -260,10 +256,17 @@ func (e *Engine) attempt(ctx context.Context, out *outlet, it *item) (*http.Requ
 		return r, Answer{Err: err}
 	}
 	defer resp.Body.Close()
-	// Whatever the body is, the status has come.
-	body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
-	_, _ = io.CopyN(io.Discard, resp.Body, maxRest)
-	return r, Answer{Status: resp.StatusCode, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), e.o.Clock()), Body: string(body)}
+	a := Answer{Status: resp.StatusCode}
+	if text := resp.Header.Get("Retry-After"); text != "" {
+		a.RetryAfter = retryAfter(text, e.o.Clock())
+	}
+	if resp.ContentLength != 0 {
+		// Whatever the body is, the status has come.
+		body, _ := io.ReadAll(io.LimitReader(resp.Body, maxBody))
+		_, _ = io.CopyN(io.Discard, resp.Body, maxRest)
+		a.Body = string(body)
+	}
+	return r, a
 }
 
 // retryAfter reads seconds or a date, 0 if it is neither.
