@@ -5,10 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"log"
 	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
 	"net/netip"
+	"net/url"
 	"os"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -67,8 +74,9 @@ func TestBenchFindsARealHubExact(t *testing.T) {
 	}
 }
 
-// Subscribers of a real hub that hang and fail for a while get everything, too.
-func TestBenchFindsTheCallbacksOfARealHubExact(t *testing.T) {
+// callbackHub runs a hub that may call loopback, and soon calls again.
+func callbackHub(t *testing.T) *localHub {
+	t.Helper()
 	cfg := hub.DefaultConfig()
 	cfg.Listen, cfg.Data = "127.0.0.1:0", t.TempDir()
 	cfg.WebSub.CallbackAllow = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}
@@ -77,20 +85,80 @@ func TestBenchFindsTheCallbacksOfARealHubExact(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer local.stop()
+	t.Cleanup(func() { local.stop() })
+	return local
+}
+
+// benchCallbacks runs the command on 20 subscribers of a hub.
+func benchCallbacks(t *testing.T, hub string, flags ...string) (r bench.CallbackReport, code int, said string) {
+	t.Helper()
 	var stdout, stderr bytes.Buffer
-	code := run(t.Context(), []string{"bench", "callbacks", "--hub", local.url, "-o", "json", "--subscribers", "20", "--rounds", "1", "--duration", "300ms"},
-		strings.NewReader(""), &stdout, &stderr)
-	var r bench.CallbackReport
-	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil || code != exitOK {
+	code = run(t.Context(), append([]string{"bench", "callbacks", "--hub", hub, "-o", "json", "--subscribers", "20", "--rounds", "1",
+		"--duration", "300ms"}, flags...), strings.NewReader(""), &stdout, &stderr)
+	if err := json.Unmarshal(stdout.Bytes(), &r); err != nil {
 		t.Fatalf("exit code %d, %v\n%s%s", code, err, stdout.String(), stderr.String())
 	}
-	if uint64(r.Missing)+r.Gaps+r.Wrong+r.BadSignatures != 0 || r.Fault != "" {
-		t.Errorf("not exact: %s", stdout.String())
+	return r, code, stdout.String() + stderr.String()
+}
+
+// Subscribers of a real hub that hang and fail for a while get everything, too.
+func TestBenchFindsTheCallbacksOfARealHubExact(t *testing.T) {
+	for _, flags := range []string{"--topics one --duration 1s", "--topics each --hanging 0 --failing 0", "--rate 100 --pages 5 --hanging 0 --failing 0"} {
+		r, code, said := benchCallbacks(t, callbackHub(t).url, strings.Fields(flags)...)
+		if code != exitOK || uint64(r.Missing)+r.Repeated+r.Gaps+r.Wrong+r.BadSignatures != 0 || r.Fault != "" {
+			t.Errorf("%s: exit code %d, not exact: %s", flags, code, said)
+		}
+		if r.Well.Subscribers != 20 || r.Deliveries < 40 || min(r.Well.Hub.Rate, r.Well.Ceiling.Rate, r.Well.Ratio) <= 0 || r.Well.CeilingFailed != 0 {
+			t.Errorf("%s: makes no sense: %s", flags, said)
+		}
+		if disturbed := !strings.Contains(flags, "--failing 0"); disturbed && (r.Hanging != 2 || r.Failing != 2 || r.Disturbed.Subscribers != 16 ||
+			min(r.Disturbed.Ratio, r.Kept) <= 0 || r.Disturbed.CeilingFailed != 0) {
+			t.Errorf("%s: makes no sense beside those who are not well: %s", flags, said)
+		}
+		if r.Updates < 5 || !(0 < r.Latency.P50 && r.Latency.P50 <= r.Latency.P99 && r.Latency.P99 <= r.Latency.Max) {
+			t.Errorf("%s: latency makes no sense: %s", flags, said)
+		}
 	}
-	if r.Hanging != 2 || r.Failing != 2 || r.Well.Subscribers != 20 || r.Disturbed.Subscribers != 16 || r.Deliveries < 40 ||
-		min(r.Well.Hub.Rate, r.Well.Ceiling.Rate, r.Well.Ratio, r.Disturbed.Ratio, r.Kept) <= 0 || r.Well.CeilingFailed+r.Disturbed.CeilingFailed != 0 {
-		t.Errorf("makes no sense: %s", stdout.String())
+}
+
+// A subscriber is subscribed by way of somebody who keeps one delivery to himself.
+func TestBenchFindsOutThatACallbackLostOne(t *testing.T) {
+	local := callbackHub(t)
+	var real atomic.Pointer[string]
+	var calls atomic.Int64
+	thief := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method == http.MethodPost && calls.Add(1) == 4 {
+			return
+		}
+		to, _ := url.Parse(*real.Load())
+		proxy := &httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) { p.SetURL(to) }, ErrorLog: log.New(io.Discard, "", 0)}
+		proxy.ServeHTTP(w, r)
+	}))
+	defer thief.Close()
+	behind, err := url.Parse(local.url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := httputil.NewSingleHostReverseProxy(behind)
+	front := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/websub" {
+			proxy.ServeHTTP(w, r)
+			return
+		}
+		r.ParseForm()
+		callback := r.PostForm.Get("hub.callback")
+		if real.CompareAndSwap(nil, &callback) || *real.Load() == callback {
+			r.PostForm.Set("hub.callback", thief.URL+"/")
+		}
+		form := r.PostForm.Encode()
+		r.Body, r.ContentLength = io.NopCloser(strings.NewReader(form)), int64(len(form))
+		r.Header.Set("Content-Length", strconv.Itoa(len(form)))
+		proxy.ServeHTTP(w, r)
+	}))
+	defer front.Close()
+	r, code, said := benchCallbacks(t, front.URL, "--hanging", "0", "--failing", "0", "--patience", "3s")
+	if code == exitOK || r.Gaps != 1 || uint64(r.Missing)+r.Repeated+r.Wrong+r.BadSignatures != 0 || calls.Load() < 5 {
+		t.Errorf("exit code %d, of %d calls one was kept: %s", code, calls.Load(), said)
 	}
 }
 
@@ -154,7 +222,7 @@ func TestBenchSaysWhyItsHubIsGone(t *testing.T) {
 }
 
 func TestBenchRefusesWhatMakesNoSense(t *testing.T) {
-	for _, flags := range []string{"--subscribers 1000", "--hanging 60 --failing 40", "--rate -1", "--hub https://127.0.0.1:1"} {
+	for _, flags := range []string{"--subscribers 1000", "--topics some", "--hanging 60 --failing 40", "--rate -1", "--hub https://127.0.0.1:1"} {
 		if code := run(t.Context(), append([]string{"bench", "callbacks"}, strings.Fields(flags)...), strings.NewReader(""), io.Discard, io.Discard); code != exitUsage {
 			t.Errorf("callbacks %s: got exit code %d, want %d", flags, code, exitUsage)
 		}

@@ -17,6 +17,14 @@ import (
 	"golang.org/x/sync/errgroup"
 )
 
+// Topics say what the subscribers follow.
+type Topics string
+
+const (
+	OneTopic  Topics = "one"  // all of them the same
+	EachTopic Topics = "each" // each a page of its own
+)
+
 // CallbackOptions say how callbacks are measured. The zero value of each field but Hub
 // is its default.
 type CallbackOptions struct {
@@ -27,8 +35,10 @@ type CallbackOptions struct {
 	Failing     float64       // percentage that answers 500, likewise
 	Rounds      int           // windows of each kind in each part; 0 means 3
 	Duration    time.Duration // of a window; 0 means 3 s
-	Rate        float64       // updates a second in a window of the hub; 0 means 50
-	Pages       int           // that they are of; 0 means 100
+	Topics      Topics        // "" means OneTopic
+	Rate        float64       // updates a second in a window of the hub; 0 means as many as subscribers take
+	Backlog     int           // at Rate 0, updates of its topic that the average subscriber lacks; 0 means 4
+	Pages       int           // of OneTopic; 0 means 1,000
 	Patience    time.Duration // for subscribers to get what they lack; 0 means 2 min
 	Progress    io.Writer     // lines on how far the run is; nil means none
 	// Ceiling makes the calls that the hub is compared with; nil means [Ceiling] in
@@ -48,6 +58,11 @@ const (
 	sampledBodies = 64
 	// callbackLook is how often is looked whether all have what they lack.
 	callbackLook = 10 * time.Millisecond
+	// calm is the pause between two updates whose latency is measured: whatever one of
+	// them brought about has ended.
+	calm = 20 * time.Millisecond
+	// fewestLatencies is of how many updates latency is at least.
+	fewestLatencies = 5
 )
 
 func (o CallbackOptions) withDefaults() (CallbackOptions, error) {
@@ -57,8 +72,11 @@ func (o CallbackOptions) withDefaults() (CallbackOptions, error) {
 	o.Hanging, o.Failing = max(o.Hanging, 0), max(o.Failing, 0)
 	defaultTo(&o.Rounds, 3)
 	defaultTo(&o.Duration, 3*time.Second)
-	defaultTo(&o.Rate, 50)
-	defaultTo(&o.Pages, 100)
+	defaultTo(&o.Topics, OneTopic)
+	if defaultTo(&o.Pages, 1000); o.Topics == EachTopic {
+		o.Pages = o.Subscribers
+	}
+	defaultTo(&o.Backlog, 4)
 	defaultTo(&o.Patience, 2*time.Minute)
 	defaultTo(&o.Progress, io.Discard)
 	if o.Ceiling == nil {
@@ -74,9 +92,11 @@ func (o CallbackOptions) withDefaults() (CallbackOptions, error) {
 		return o, fmt.Errorf("%d subscribers: want 1 to %d", o.Subscribers, maxSubscribers)
 	case !(o.Hanging+o.Failing < 100):
 		return o, fmt.Errorf("%v %% hanging and %v %% failing: somebody must be well", o.Hanging, o.Failing)
-	case !(o.Rate > 0 && o.Rate <= maxRate):
-		return o, fmt.Errorf("a rate of %v: want more than 0, up to %d updates a second", o.Rate, maxRate)
-	case o.Rounds < 1 || o.Pages < 1 || o.Duration < 1 || o.Patience < 1:
+	case o.Topics != OneTopic && o.Topics != EachTopic:
+		return o, fmt.Errorf("topics %q: want one or each", o.Topics)
+	case !(o.Rate >= 0 && o.Rate <= maxRate):
+		return o, fmt.Errorf("a rate of %v: want 0 to %d updates a second", o.Rate, maxRate)
+	case o.Rounds < 1 || o.Backlog < 1 || o.Pages < 1 || o.Duration < 1 || o.Patience < 1:
 		return o, errors.New("a number below 1")
 	}
 	return o, nil
@@ -94,7 +114,6 @@ type callbackRun struct {
 	transport *http.Transport
 	hub       *client.Client
 	host      string // of the pages, this run's own
-	topic     string
 	callbacks *callbacks
 	truth     truth
 	report    CallbackReport
@@ -117,12 +136,17 @@ func Callbacks(ctx context.Context, o CallbackOptions) (report *CallbackReport, 
 	name := make([]byte, 4)
 	rand.Read(name)
 	r.host = hex.EncodeToString(name) + ".callbacks.bench"
-	r.topic = r.hub.URL() + "/topics/host:" + r.host
-	r.report = CallbackReport{Hub: r.hub.URL(), Subscribers: o.Subscribers, Offered: o.Rate}
-	if r.callbacks, err = openCallbacks(o.Subscribers); err != nil {
+	r.report = CallbackReport{Hub: r.hub.URL(), Topics: o.Topics, Subscribers: o.Subscribers, Offered: o.Rate}
+	if r.callbacks, err = openCallbacks(o.Subscribers, &r.truth); err != nil {
 		return nil, err
 	}
 	defer r.callbacks.close()
+	for i, c := range r.callbacks.all {
+		c.page, c.topic = allPages, r.hub.URL()+"/topics/host:"+r.host
+		if o.Topics == EachTopic {
+			c.page, c.topic = i, r.hub.URL()+"/topics/resource?uri="+url.QueryEscape(r.pageURI(i))
+		}
+	}
 	if err := r.measure(ctx); err != nil {
 		return nil, err
 	}
@@ -141,7 +165,10 @@ func (r *callbackRun) measure(ctx context.Context) error {
 		return err
 	}
 	r.report.SubscribeSeconds = time.Since(began).Seconds()
-	var err error
+	err := r.measureLatency(ctx)
+	if err != nil {
+		return err
+	}
 	if r.report.Well, err = r.part(ctx); err != nil {
 		return err
 	}
@@ -157,7 +184,7 @@ func (r *callbackRun) measure(ctx context.Context) error {
 	}
 	r.say("waiting for all to have everything")
 	began = time.Now()
-	if err := r.publish(ctx); err != nil { // who was given up waits for news
+	if err := r.publish(ctx, r.news()...); err != nil { // who was given up waits for news
 		return err
 	}
 	r.report.Missing = r.settle(ctx, r.callbacks.all)
@@ -184,7 +211,7 @@ func (r *callbackRun) subscribe(ctx context.Context) error {
 	// When the hub has read the last answer is not known: whoever lacks the first update
 	// gets one of the next.
 	for until := time.Now().Add(r.o.Patience); ; {
-		if err := r.publish(ctx); err != nil {
+		if err := r.publish(ctx, r.news()...); err != nil {
 			return err
 		}
 		short, cancel := context.WithTimeout(ctx, time.Second)
@@ -205,7 +232,7 @@ func (r *callbackRun) post(ctx context.Context, mode string) error {
 	g.SetLimit(subscribing)
 	for _, c := range r.callbacks.all {
 		g.Go(func() error {
-			form := url.Values{"hub.mode": {mode}, "hub.topic": {r.topic}, "hub.callback": {c.url}, "hub.secret": {c.secret}}
+			form := url.Values{"hub.mode": {mode}, "hub.topic": {c.topic}, "hub.callback": {c.url}, "hub.secret": {c.secret}}
 			req, err := http.NewRequestWithContext(ctx, http.MethodPost, r.hub.URL()+"/websub", strings.NewReader(form.Encode()))
 			if err != nil {
 				return err
@@ -263,7 +290,7 @@ func (r *callbackRun) part(ctx context.Context) (p CallbackPart, err error) {
 func (r *callbackRun) hubWindow(ctx context.Context, well []*callback, into *Calls) ([]CeilingBody, error) {
 	publishing, stop := context.WithCancel(ctx)
 	published := make(chan error, 1)
-	go func() { published <- r.keepPublishing(publishing) }()
+	go func() { published <- r.keepPublishing(publishing, well) }()
 	end := func() error {
 		stop()
 		return <-published
@@ -285,6 +312,7 @@ func (r *callbackRun) hubWindow(ctx context.Context, well []*callback, into *Cal
 	}
 	into.add(after.calls-before.calls, after.at.Sub(before.at).Seconds(), after.cpu-before.cpu)
 	into.Bytes += after.bytes - before.bytes
+	into.wait(after.waiting-before.waiting, after.calls-before.calls)
 	waiting, cancel := context.WithTimeout(ctx, r.o.Patience)
 	defer cancel()
 	if err := r.wait(waiting, well); err != nil {
@@ -297,6 +325,7 @@ func (r *callbackRun) hubWindow(ctx context.Context, well []*callback, into *Cal
 type callbackMoment struct {
 	at           time.Time
 	calls, bytes uint64
+	waiting      uint64 // calls when whose answer was given more was waiting
 	cpu          float64
 }
 
@@ -309,57 +338,153 @@ func (r *callbackRun) callbackMoment(ctx context.Context, of []*callback) (callb
 	for _, c := range of {
 		m.calls += c.taken.Load()
 		m.bytes += c.bytes.Load()
+		m.waiting += c.waiting.Load()
 	}
 	return m, nil
 }
 
-// keepPublishing publishes at the rate until ctx ends.
-func (r *callbackRun) keepPublishing(ctx context.Context) error {
+// keepPublishing publishes at the rate, or as subscribers take it, until ctx ends.
+func (r *callbackRun) keepPublishing(ctx context.Context, well []*callback) error {
 	began, sent := time.Now(), 0
 	for {
-		next := began.Add(time.Duration(float64(sent) / r.o.Rate * float64(time.Second)))
-		if pause(ctx, time.Until(next)) != nil {
+		pages := r.lacking(well)
+		wait := windowLook
+		if r.o.Rate > 0 {
+			pages = r.news()
+			wait = time.Until(began.Add(time.Duration(float64(sent) / r.o.Rate * float64(time.Second))))
+		}
+		if len(pages) == 0 || r.o.Rate > 0 {
+			if pause(ctx, wait) != nil {
+				return nil
+			}
+		}
+		if ctx.Err() != nil {
 			return nil
 		}
 		sent++
-		if err := r.publish(context.WithoutCancel(ctx)); err != nil {
+		if err := r.publish(context.WithoutCancel(ctx), pages...); err != nil {
 			return err
 		}
 	}
 }
 
-// publish writes the next version of the next page.
-func (r *callbackRun) publish(ctx context.Context) error {
-	n := r.truth.next()
-	page := n % r.o.Pages
-	res, err := r.hub.Update(ctx, client.Update{URI: fmt.Sprintf("http://%s/%d", r.host, page), Version: strconv.Itoa(n + 1)})
+// news are the pages of the next update of each topic.
+func (r *callbackRun) news() (pages []int) {
+	if r.o.Topics == OneTopic {
+		return []int{r.truth.count() % r.o.Pages}
+	}
+	for i := range r.o.Pages {
+		pages = append(pages, i)
+	}
+	return pages
+}
+
+// lacking are the pages of the next update of each topic whose subscribers soon have
+// nothing that waits for them.
+func (r *callbackRun) lacking(well []*callback) (pages []int) {
+	if r.o.Topics == OneTopic {
+		sum := int64(0)
+		for _, c := range well {
+			sum += c.number.Load()
+		}
+		if published := int64(r.truth.count()); published*int64(len(well))-sum < int64(r.o.Backlog*len(well)) {
+			return r.news()
+		}
+		return nil
+	}
+	for _, c := range well {
+		if r.truth.lacks(c.page, c.number.Load()) < r.o.Backlog {
+			pages = append(pages, c.page)
+		}
+	}
+	return pages
+}
+
+func (r *callbackRun) pageURI(page int) string { return fmt.Sprintf("http://%s/%d", r.host, page) }
+
+// publish writes the next version of pages, each of which is one position of the
+// journal: nobody else publishes.
+func (r *callbackRun) publish(ctx context.Context, pages ...int) error {
+	for len(pages) > 0 {
+		n := min(len(pages), maxPost)
+		if err := r.publishSome(ctx, pages[:n]); err != nil {
+			return fmt.Errorf("publishing: %w", err)
+		}
+		pages = pages[n:]
+	}
+	return nil
+}
+
+func (r *callbackRun) publishSome(ctx context.Context, pages []int) error {
+	number := r.truth.next(len(pages))
+	batch := make([]client.Update, len(pages))
+	for i, page := range pages {
+		batch[i] = client.Update{URI: r.pageURI(page), Version: strconv.Itoa(number + i)}
+	}
+	r.callbacks.published.Store(time.Now().UnixNano())
+	res, err := r.hub.Update(ctx, batch...)
 	if err != nil {
-		return fmt.Errorf("publishing: %w", err)
+		return err
 	}
 	_, digits, _ := strings.Cut(res.Cursor, ".")
 	seq, err := strconv.ParseUint(digits, 10, 64)
 	if err != nil {
 		return fmt.Errorf("the hub's position %.60q is not of the form NAME.NUMBER", res.Cursor)
 	}
-	r.truth.add(seq, page, n+1)
+	for i, page := range pages {
+		r.truth.add(seq-uint64(len(pages)-1-i), page, number+i)
+	}
+	return nil
+}
+
+// measureLatency measures how late subscribers hear of an update when there is nothing
+// else to do. Of one topic each update is one call for each of them.
+func (r *callbackRun) measureLatency(ctx context.Context) error {
+	r.say("measuring latency")
+	took := &latencies{}
+	for began := time.Now(); time.Since(began) < r.o.Duration || r.report.Updates < fewestLatencies; r.report.Updates++ {
+		if err := pause(ctx, calm); err != nil {
+			return err
+		}
+		r.callbacks.timing.Store(took)
+		pages := r.news()
+		if err := r.publish(ctx, pages[r.report.Updates%len(pages)]); err != nil {
+			return err
+		}
+		waiting, cancel := context.WithTimeout(ctx, r.o.Patience)
+		err := r.wait(waiting, r.callbacks.all)
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // what is lost will be found
+			r.say("%d subscribers do not get an update", r.lack(r.callbacks.all))
+			break
+		}
+	}
+	r.callbacks.timing.Store(nil)
+	r.report.Latency = took.spread()
 	return nil
 }
 
 // wait returns when all of some subscribers have had what was published last.
 func (r *callbackRun) wait(ctx context.Context, of []*callback) error {
-	last := r.truth.last()
-	for {
-		lacking := false
-		for _, c := range of {
-			lacking = lacking || c.last.Load() < last
-		}
-		if !lacking {
-			return nil
-		}
+	for r.lack(of) > 0 {
 		if err := pause(ctx, callbackLook); err != nil {
 			return err
 		}
 	}
+	return nil
+}
+
+// lack is how many of some subscribers lack something.
+func (r *callbackRun) lack(of []*callback) (lacking int) {
+	for _, c := range of {
+		if r.truth.lacks(c.page, c.number.Load()) > 0 {
+			lacking++
+		}
+	}
+	return lacking
 }
 
 // settle waits for everybody as long as the patience lasts and returns how many lack
@@ -370,10 +495,5 @@ func (r *callbackRun) settle(ctx context.Context, of []*callback) (lacking int) 
 	if r.wait(ctx, of) == nil {
 		return 0
 	}
-	for _, c := range of {
-		if c.last.Load() < r.truth.last() {
-			lacking++
-		}
-	}
-	return lacking
+	return r.lack(of)
 }

@@ -15,11 +15,14 @@ import (
 // CallbackReport is what a run of callbacks found. Its JSON names are stable.
 type CallbackReport struct {
 	Hub              string       `json:"hub"`
+	Topics           Topics       `json:"topics"`
 	Subscribers      int          `json:"subscribers"`
 	Hanging          int          `json:"hanging"` // of them, in the second part
 	Failing          int          `json:"failing"`
-	Offered          float64      `json:"offered_per_s"` // updates
+	Offered          float64      `json:"offered_per_s"` // updates; 0: as many as subscribers take
 	SubscribeSeconds float64      `json:"subscribe_s"`   // until all had the first delivery
+	Latency          Spread       `json:"latency_ms"`    // from just before an update was sent to its call, with nothing else to do
+	Updates          int          `json:"latency_updates"`
 	Well             CallbackPart `json:"well"`
 	Disturbed        CallbackPart `json:"disturbed"`
 	Kept             float64      `json:"kept"`   // the ratio of the second part to that of the first
@@ -27,7 +30,8 @@ type CallbackReport struct {
 
 	Deliveries    uint64 `json:"deliveries"` // answered 200, of the whole run
 	Documents     uint64 `json:"documents"`  // that differ
-	Repeated      uint64 `json:"repeated"`   // brought nothing that its subscriber had not had
+	Retried       uint64 `json:"retried"`    // came again, or part of them, for nobody had heard that they were taken
+	Repeated      uint64 `json:"repeated"`   // came again although somebody had
 	Missing       int    `json:"missing"`    // subscribers that lack something in the end
 	Gaps          uint64 `json:"gaps"`       // documents that came before what they follow
 	Wrong         uint64 `json:"wrong"`      // documents that do not have what was published in their range
@@ -52,6 +56,16 @@ type Calls struct {
 	Rate    float64 `json:"per_s"`
 	CPU     float64 `json:"cpu_s"`  // of the process that made them
 	PerCall float64 `json:"cpu_us"` // of it, a call, in microseconds
+	// Waiting is the share of the calls when whose answer was given more was waiting:
+	// without that the publisher is measured.
+	Waiting float64 `json:"waiting_share,omitempty"`
+}
+
+// wait counts calls after which more was waiting.
+func (c *Calls) wait(n uint64, of uint64) {
+	if c.Calls > 0 {
+		c.Waiting += (float64(n) - c.Waiting*float64(of)) / float64(c.Calls)
+	}
 }
 
 func (c *Calls) add(calls uint64, seconds, cpu float64) {
@@ -66,11 +80,11 @@ func (c *Calls) add(calls uint64, seconds, cpu float64) {
 
 // Err returns an [ErrInexact] that says what was wrong, or nil.
 func (r *CallbackReport) Err() error {
-	if uint64(r.Missing)+r.Gaps+r.Wrong+r.BadSignatures == 0 {
+	if uint64(r.Missing)+r.Repeated+r.Gaps+r.Wrong+r.BadSignatures == 0 {
 		return nil
 	}
-	return fmt.Errorf("%w: of %d deliveries %d came before what they follow, %d had not what was published, %d had a bad signature; "+
-		"%d subscribers lack something; the first: %s", ErrInexact, r.Deliveries, r.Gaps, r.Wrong, r.BadSignatures, r.Missing, r.Fault)
+	return fmt.Errorf("%w: of %d deliveries %d came again, %d came before what they follow, %d had not what was published, %d had a bad signature; "+
+		"%d subscribers lack something; the first: %s", ErrInexact, r.Deliveries, r.Repeated, r.Gaps, r.Wrong, r.BadSignatures, r.Missing, r.Fault)
 }
 
 // fail notes the first fault.
@@ -80,45 +94,78 @@ func (r *CallbackReport) fail(count *uint64, format string, a ...any) {
 	}
 }
 
-// truth is what was published: at which position which version of which page.
+// truth is what was published: at which position which update of which page. Updates
+// are numbered from 1.
 type truth struct {
 	mu      sync.Mutex
 	started int
-	written []written // ascending
+	all     []written   // ascending
+	byPage  [][]written // the same
 }
 
 type written struct {
-	seq           uint64
-	page, version int
+	seq          uint64
+	page, number int
 }
 
-// next numbers an update.
-func (t *truth) next() int {
+// allPages is the page of who follows all of them.
+const allPages = -1
+
+// next numbers n updates, and returns the first number.
+func (t *truth) next(n int) int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.started++
-	return t.started - 1
+	t.started += n
+	return t.started - n + 1
 }
 
-// add notes an update that was answered. One is sent at a time.
-func (t *truth) add(seq uint64, page, version int) {
+// add notes an update that was answered. One request is sent at a time.
+func (t *truth) add(seq uint64, page, number int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.written = append(t.written, written{seq, page, version})
+	for page >= len(t.byPage) {
+		t.byPage = append(t.byPage, nil)
+	}
+	w := written{seq, page, number}
+	t.all, t.byPage[page] = append(t.all, w), append(t.byPage[page], w)
 }
 
-func (t *truth) last() uint64 {
+// count is how many updates were answered.
+func (t *truth) count() int {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.written[len(t.written)-1].seq
+	return len(t.all)
+}
+
+// of is what is of a page.
+func (t *truth) of(page int) []written {
+	switch {
+	case page == allPages:
+		return t.all
+	case page < len(t.byPage):
+		return t.byPage[page]
+	}
+	return nil
+}
+
+// lacks is how many updates of a page came after that of a number.
+func (t *truth) lacks(page int, number int64) (n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	of := t.of(page)
+	for n < len(of) && int64(of[len(of)-1-n].number) > number {
+		n++
+	}
+	return n
 }
 
 // in is what a document has of a range: the newest of each page.
-func (t *truth) in(prev, last uint64) (newest []written) {
-	first, _ := slices.BinarySearchFunc(t.written, prev+1, func(w written, seq uint64) int { return compare(w.seq, seq) })
-	end, _ := slices.BinarySearchFunc(t.written, last+1, func(w written, seq uint64) int { return compare(w.seq, seq) })
+func (t *truth) in(page int, prev, last uint64) (newest []written) {
+	of := t.of(page)
+	first, _ := slices.BinarySearchFunc(of, prev+1, func(w written, seq uint64) int { return compare(w.seq, seq) })
+	end, _ := slices.BinarySearchFunc(of, last+1, func(w written, seq uint64) int { return compare(w.seq, seq) })
 	seen := map[int]bool{}
-	for _, w := range slices.Backward(t.written[first:max(first, end)]) {
+	for _, w := range slices.Backward(of[first:max(first, end)]) {
 		if !seen[w.page] {
 			seen[w.page] = true
 			newest = append(newest, w)
@@ -140,7 +187,7 @@ func compare(a, b uint64) int {
 
 // callbackDocument is what is read of a document.
 type callbackDocument struct {
-	Lane              string
+	Self, Lane        string
 	First, Last, Prev uint64
 	Notices           []struct {
 		Seq          uint64
@@ -149,10 +196,14 @@ type callbackDocument struct {
 	wrong string // what is not as it should be
 }
 
-// readDocument holds a document against the truth.
-func (r *callbackRun) readDocument(body []byte) (d callbackDocument) {
+// readDocument holds a document against the truth of a page.
+func (r *callbackRun) readDocument(body []byte, page int, topic string) (d callbackDocument) {
 	if err := json.Unmarshal(body, &d); err != nil {
 		d.wrong = err.Error()
+		return d
+	}
+	if d.Self != topic {
+		d.wrong = fmt.Sprintf("it is of %.200q", d.Self)
 		return d
 	}
 	var got []written
@@ -166,7 +217,7 @@ func (r *callbackRun) readDocument(body []byte) (d callbackDocument) {
 		}
 		got = append(got, written{n.Seq, number, version})
 	}
-	if want := r.truth.in(d.Prev, d.Last); !slices.Equal(got, want) {
+	if want := r.truth.in(page, d.Prev, d.Last); !slices.Equal(got, want) {
 		d.wrong = fmt.Sprintf("after %d up to %d it has %v, want %v", d.Prev, d.Last, got, want)
 	} else if len(got) == 0 || d.First <= d.Prev || d.First > got[0].seq || d.Last != got[len(got)-1].seq {
 		d.wrong = fmt.Sprintf("it says %d to %d after %d and has %v", d.First, d.Last, d.Prev, got)
@@ -177,10 +228,10 @@ func (r *callbackRun) readDocument(body []byte) (d callbackDocument) {
 // judge holds what each subscriber got against what was published.
 func (r *callbackRun) judge() {
 	read := map[*sent]*callbackDocument{}
-	document := func(s *sent) *callbackDocument {
+	document := func(s *sent, c *callback) *callbackDocument {
 		d := read[s]
-		if d == nil {
-			parsed := r.readDocument(s.body)
+		if d == nil || d.Self != c.topic {
+			parsed := r.readDocument(s.body, c.page, c.topic)
 			d = &parsed
 			read[s] = d
 		}
@@ -190,8 +241,9 @@ func (r *callbackRun) judge() {
 	for i, c := range r.callbacks.all {
 		c.mu.Lock()
 		had := map[string]uint64{} // by lane
+		heard := true
 		for k, got := range c.got {
-			d := document(got.what)
+			d := document(got.what, c)
 			report.Deliveries++
 			mac := hmac.New(sha256.New, []byte(c.secret))
 			mac.Write(got.what.body)
@@ -202,17 +254,19 @@ func (r *callbackRun) judge() {
 			switch {
 			case d.wrong != "":
 				report.fail(&report.Wrong, "delivery %d of subscriber %d: %s", k, i, d.wrong)
-			case known && d.Last <= last:
-				report.Repeated++
+			case known && d.Prev < last && !heard:
+				report.Retried++
+			case known && d.Prev < last:
+				report.fail(&report.Repeated, "delivery %d of subscriber %d, %.80q after %d, came again: it had up to %d", k, i, got.id, d.Prev, last)
 			case known && d.Prev > last:
 				report.fail(&report.Gaps, "delivery %d of subscriber %d is after %d, it had up to %d", k, i, d.Prev, last)
 			}
-			had[d.Lane] = max(last, d.Last)
+			had[d.Lane], heard = max(last, d.Last), !got.unheard
 		}
 		c.mu.Unlock()
 	}
 	report.Documents = uint64(len(read))
 	if report.Missing > 0 && report.Fault == "" {
-		report.Fault = fmt.Sprintf("%d subscribers have not had position %d", report.Missing, r.truth.last())
+		report.Fault = fmt.Sprintf("%d subscribers lack something", report.Missing)
 	}
 }

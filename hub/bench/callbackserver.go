@@ -25,7 +25,11 @@ type callbacks struct {
 	server   *http.Server
 	serving  sync.WaitGroup
 	verified atomic.Int64 // that have been asked whether they are subscribers
-	seed     maphash.Seed
+	// published is when something was published last, in nanoseconds since 1970.
+	published atomic.Int64
+	timing    atomic.Pointer[latencies] // of calls, nil while nobody measures it
+	seed      maphash.Seed
+	truth     *truth
 
 	mu       sync.Mutex
 	contents map[uint64][]*sent // by the hash of their bytes
@@ -35,11 +39,14 @@ type callbacks struct {
 type callback struct {
 	of          *callbacks
 	url, secret string
+	topic       string
+	page        int // that the topic is of, or allPages
 	asked       atomic.Bool
 	manner      atomic.Pointer[manner]
 	taken       atomic.Uint64 // deliveries that it said 200 to
 	bytes       atomic.Uint64 // of their bodies
-	last        atomic.Uint64 // of the newest of them
+	number      atomic.Int64  // of the newest update that it was told of
+	waiting     atomic.Uint64 // of its calls, those when whose answer was given more was waiting
 
 	mu    sync.Mutex
 	got   []delivered
@@ -48,14 +55,33 @@ type callback struct {
 
 // A sent body is one of all that are equal. It is read when all is over.
 type sent struct {
-	body []byte
-	last uint64
+	body   []byte
+	number int64 // of the newest update in it
 }
 
-// delivered is what is kept of a call.
+// delivered is what is kept of a call that was taken.
 type delivered struct {
-	what      *sent
-	signature string
+	what          *sent
+	signature, id string
+	unheard       bool // who called had given up when it was answered
+}
+
+// latencies are how late calls came.
+type latencies struct {
+	mu sync.Mutex
+	histogram
+}
+
+func (l *latencies) record(d time.Duration) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.histogram.record(d)
+}
+
+func (l *latencies) spread() Spread {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return newSpread(&l.histogram)
 }
 
 // A manner is what a callback does with calls until it is over.
@@ -66,8 +92,8 @@ type manner struct {
 
 // openCallbacks listens at 127.77.0.1 and up, which no other host is, so that the hub
 // makes as many calls at once as it may.
-func openCallbacks(n int) (*callbacks, error) {
-	cs := &callbacks{seed: maphash.MakeSeed(), contents: map[uint64][]*sent{}}
+func openCallbacks(n int, t *truth) (*callbacks, error) {
+	cs := &callbacks{truth: t, seed: maphash.MakeSeed(), contents: map[uint64][]*sent{}}
 	cs.server = &http.Server{ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0), Handler: http.NotFoundHandler()}
 	var listeners []net.Listener
 	byAddress := map[string]*callback{}
@@ -146,22 +172,37 @@ func (c *callback) serve(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	}
-	d := delivered{c.of.intern(read.Bytes()), r.Header.Get("X-Hub-Signature")}
-	c.mu.Lock()
+	d := delivered{what: c.of.intern(read.Bytes()), signature: r.Header.Get("X-Hub-Signature"), id: r.Header.Get("Webhook-Id")}
 	if r.Header.Get(headerCeiling) != "" {
+		c.mu.Lock()
 		c.plain = append(c.plain, d)
 		c.mu.Unlock()
 		return
 	}
+	c.take(d)
+	w.WriteHeader(http.StatusOK)
+	if r.Context().Err() != nil {
+		c.mu.Lock()
+		c.got[len(c.got)-1].unheard = true // it is called by one at a time
+		c.mu.Unlock()
+	}
+}
+
+// take notes what came.
+func (c *callback) take(d delivered) {
+	if t := c.of.timing.Load(); t != nil {
+		t.record(time.Duration(time.Now().UnixNano() - c.of.published.Load()))
+	}
+	c.mu.Lock()
 	c.got = append(c.got, d)
 	c.mu.Unlock()
 	c.bytes.Add(uint64(len(d.what.body)))
 	c.taken.Add(1)
-	for {
-		was := c.last.Load()
-		if d.what.last <= was || c.last.CompareAndSwap(was, d.what.last) {
-			return
-		}
+	if n := d.what.number; n > c.number.Load() {
+		c.number.Store(n) // it is called by one at a time
+	}
+	if c.of.truth.lacks(c.page, c.number.Load()) > 0 {
+		c.waiting.Add(1)
 	}
 }
 
@@ -175,21 +216,18 @@ func (cs *callbacks) intern(body []byte) *sent {
 			return s
 		}
 	}
-	s := &sent{body: body, last: lastOf(body)}
+	s := &sent{body: body, number: numberOf(body)}
 	cs.contents[h] = append(cs.contents[h], s)
 	return s
 }
 
-// lastOf is the member last of a document, which stands before the notices; 0 if there
-// is none.
-func lastOf(body []byte) uint64 {
-	_, rest, _ := bytes.Cut(body[:min(len(body), 1<<10)], []byte(`"last":`))
-	end := 0
-	for end < len(rest) && '0' <= rest[end] && rest[end] <= '9' {
-		end++
+// numberOf is the version of the last notice of a document, which is the number of its
+// update; 0 if there is none.
+func numberOf(body []byte) int64 {
+	if i := bytes.LastIndex(body, versionKey); i >= 0 {
+		return publishedIn(body[i:])
 	}
-	seq, _ := parseDigits(rest[:end])
-	return seq
+	return 0
 }
 
 // mark returns how much a callback has got.
