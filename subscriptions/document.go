@@ -110,6 +110,9 @@ func (f *Feed) document(key documentKey, o *DocumentOptions, build func(old made
 		return nil, err
 	}
 	key.topic, key.class, key.version = f.topic, f.key, f.version()
+	if key.until > 0 {
+		build = f.s.documents.orPart(key, build)
+	}
 	m, err := f.s.documents.get(key, func(m *made) bool {
 		return m.full || m.head == f.Head() || key.until > 0 && m.until.Seq >= key.until ||
 			len(m.notices) > 0 && time.Since(m.at) <= o.MaxAge
@@ -401,6 +404,29 @@ func (d *documents) get(key documentKey, good func(*made) bool, build func(old m
 	s.made = m
 	d.charge(key, s, m.size)
 	return m, nil
+}
+
+// orPart returns what takes for the document up to a position the open one that ends
+// with it, if that is kept, and else builds: who cuts a document has it made open, and
+// asks for the same again by its range.
+func (d *documents) orPart(key documentKey, build func(old made) (made, error)) func(old made) (made, error) {
+	return func(old made) (made, error) {
+		open := key
+		open.until = 0
+		d.mu.Lock()
+		s, _ := d.slots.Get(open)
+		d.mu.Unlock()
+		if s == nil || !s.mu.TryLock() {
+			return build(old)
+		}
+		m := s.made
+		s.mu.Unlock()
+		if m.content == nil || len(m.notices) == 0 || m.notices[len(m.notices)-1].Cursor.Seq != key.until {
+			return build(old)
+		}
+		m.until.Seq = key.until
+		return m, nil
+	}
 }
 
 // bodyCost is about how many bytes of memory a byte of JSON stands for: the notices

@@ -402,6 +402,13 @@ func TestAllWhoStandAtOnePositionGetOneDocument(t *testing.T) {
 		}
 	}
 	f := allOf(t, store, s)
+	// Who asks for it again by its range gets it as well, and nothing is read for that.
+	if d, err := f.Document(0, from, DocumentOptions{Self: "x", Until: from.Seq + 500}); err != nil || &d.JSON()[0] != &first[0][0] || d.Until.Seq != d.Last {
+		t.Errorf("by its range it is made again, up to %v (%v)", d.Until, err)
+	}
+	if d, err := f.Document(0, from, DocumentOptions{Self: "x", Until: from.Seq + 499}); err != nil || d.Last != from.Seq+499 || len(d.Notices) != 499 {
+		t.Errorf("a part of it goes up to %d and has %d notices (%v)", d.Last, len(d.Notices), err)
+	}
 	write(t, store, 2, 1, page)
 	reach(t, f, store.Token())
 	for _, c := range []struct {
