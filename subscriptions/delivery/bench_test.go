@@ -53,50 +53,80 @@ func (o *instant) Do(*http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Body: io.NopCloser(strings.NewReader(""))}, nil
 }
 
-// BenchmarkCalls is what the engine itself costs a call: 500 outlets at 100 hosts, whose
-// other side answers at once. Cursors are written to a real store, in memory.
+// BenchmarkCalls is what the engine itself costs a call, to outlets whose other side
+// answers at once: 500 at 100 hosts, or one. Cursors are written to a real store, in
+// memory or on disk, or to nobody.
 func BenchmarkCalls(b *testing.B) {
-	for _, serial := range []bool{true, false} {
-		b.Run(fmt.Sprintf("serial=%v", serial), func(b *testing.B) {
-			s, err := graph.Open("/store", graph.Options{FS: vfs.NewMem()})
-			if err != nil {
-				b.Fatal(err)
-			}
-			ctx, cancel := context.WithCancel(b.Context())
-			ended := make(chan error, 2)
-			go func() { ended <- s.Run(ctx) }()
-			zero := func() graph.Cursor { return graph.Cursor{Epoch: 1, Seq: 1 << 40} }
-			e, err := New(s, Options{Head: zero, Oldest: func() graph.Cursor { return graph.Cursor{Epoch: 1} }})
-			if err != nil {
-				b.Fatal(err)
-			}
-			var left atomic.Int64
-			for i := range 500 {
-				o := &instant{left: &left, keys: !serial}
-				set := Settings{Serial: serial, Concurrency: 4, Host: fmt.Sprint("h", i%100), From: graph.Cursor{Epoch: 1, Seq: 1}, Caller: o}
-				if err := e.Attach(ctx, fmt.Sprint("o", i), o, set); err != nil {
-					b.Fatal(err)
+	for _, c := range []struct {
+		name    string
+		outlets int
+		each    Settings
+	}{
+		{"500 serial", 500, Settings{Serial: true}},
+		{"500 of 4 at once", 500, Settings{Concurrency: 4}},
+		{"one of 64 at once", 1, Settings{Concurrency: 64}},
+	} {
+		for _, kept := range []string{"nowhere", "in memory", "on disk"} {
+			b.Run(c.name+"/"+kept, func(b *testing.B) {
+				var l Ledger = forgetful{}
+				switch kept {
+				case "in memory":
+					l = benchStore(b, "/store", vfs.NewMem())
+				case "on disk":
+					l = benchStore(b, b.TempDir(), nil)
 				}
-			}
-			left.Store(int64(b.N))
-			runCtx, stop := context.WithCancel(ctx)
-			b.ResetTimer()
-			go func() { ended <- e.Run(runCtx) }()
-			for e.Stats().Sent < uint64(b.N) {
-				time.Sleep(time.Millisecond)
-			}
-			b.StopTimer()
-			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
-			stop()
-			if err := <-ended; err != nil {
-				b.Error(err)
-			}
-			cancel()
-			<-ended
-			if err := s.Close(); err != nil {
-				b.Error(err)
-			}
-		})
+				benchCalls(b, l, c.outlets, c.each)
+			})
+		}
+	}
+}
+
+// benchStore opens a store that runs until the benchmark ends.
+func benchStore(b *testing.B, path string, fs vfs.FS) *graph.Store {
+	s, err := graph.Open(path, graph.Options{FS: fs})
+	if err != nil {
+		b.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- s.Run(ctx) }()
+	b.Cleanup(func() {
+		cancel()
+		<-ended
+		if err := s.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	return s
+}
+
+func benchCalls(b *testing.B, l Ledger, outlets int, each Settings) {
+	zero := func() graph.Cursor { return graph.Cursor{Epoch: 1, Seq: 1 << 40} }
+	e, err := New(l, Options{Head: zero, Oldest: func() graph.Cursor { return graph.Cursor{Epoch: 1} }})
+	if err != nil {
+		b.Fatal(err)
+	}
+	var left atomic.Int64
+	for i := range outlets {
+		o := &instant{left: &left, keys: !each.Serial}
+		each.Host, each.From, each.Caller = fmt.Sprint("h", i%100), graph.Cursor{Epoch: 1, Seq: 1}, o
+		if err := e.Attach(b.Context(), fmt.Sprint("o", i), o, each); err != nil {
+			b.Fatal(err)
+		}
+	}
+	left.Store(int64(b.N))
+	ctx, stop := context.WithCancel(b.Context())
+	ended := make(chan error, 1)
+	b.ResetTimer()
+	go func() { ended <- e.Run(ctx) }()
+	for e.Stats().Sent < uint64(b.N) {
+		time.Sleep(time.Millisecond)
+	}
+	b.StopTimer()
+	b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "calls/s")
+	stop()
+	if err := <-ended; err != nil {
+		b.Error(err)
 	}
 }
 
@@ -110,7 +140,12 @@ func (forgetful) Records(string, func(string, []byte) error) error { return nil 
 // BenchmarkIdle is what an outlet costs that has nothing to do, each at a host of its
 // own, and what it costs to wait for a time.
 func BenchmarkIdle(b *testing.B) {
-	const outlets = 100_000
+	for _, outlets := range []int{10_000, 100_000} {
+		b.Run(fmt.Sprint(outlets), func(b *testing.B) { benchIdle(b, outlets) })
+	}
+}
+
+func benchIdle(b *testing.B, outlets int) {
 	for b.Loop() {
 		e, err := New(forgetful{}, Options{Head: func() graph.Cursor { return graph.Cursor{Epoch: 1, Seq: 1} }, Oldest: func() graph.Cursor { return graph.Cursor{Epoch: 1} }})
 		if err != nil {
@@ -136,7 +171,7 @@ func BenchmarkIdle(b *testing.B) {
 			busy = e.cutting.len() > 0 || e.cutters > 0
 			e.mu.Unlock()
 		}
-		b.ReportMetric(float64(inUse()-before)/outlets, "B/idle")
+		b.ReportMetric(float64(inUse()-before)/float64(outlets), "B/idle")
 		b.ReportMetric(float64(runtime.NumGoroutine()), "goroutines")
 		cancel()
 		if err := <-done; err != nil {
