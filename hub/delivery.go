@@ -2,7 +2,9 @@ package hub
 
 import (
 	"context"
-	"errors"
+	"net/http"
+	"slices"
+	"strings"
 
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/subscriptions"
@@ -32,20 +34,14 @@ func (h *Hub) openDelivery() error {
 }
 
 // callOut calls others until ctx ends, and returns when what is known of it is on disk.
-// InForce is closed when the sinks of the configuration are, or cannot be: with a disk
-// that is nearly full a new one waits for the next reload, for the hub is to serve who
-// reads.
+// InForce is closed when the sinks of the configuration are, or cannot be.
 func (h *Hub) callOut(ctx context.Context, inForce chan<- struct{}) error {
 	defer h.callbacks.Close()
 	defer h.sinks.Close()
 	h.inForce.mu.Lock()
-	_, err := h.sinks.Replace(ctx, h.inForce.config.Sinks)
+	err := h.sinks.Begin(ctx, h.inForce.config.Sinks)
 	h.inForce.mu.Unlock()
 	close(inForce)
-	if full := (*graph.NoSpaceError)(nil); errors.As(err, &full) {
-		h.log.Error("sinks of the configuration are not in force; reload it when there is room", "err", err)
-		err = nil
-	}
 	if err != nil && ctx.Err() == nil {
 		return err
 	}
@@ -53,6 +49,58 @@ func (h *Hub) callOut(ctx context.Context, inForce chan<- struct{}) error {
 	g.Go(func() error { return h.delivery.Run(ctx) })
 	g.Go(func() error { return h.websub.Run(ctx) })
 	return g.Wait()
+}
+
+// readSteering reads what is to be done with a sink or a subscription, one of actions, and
+// where a replay begins: a cursor, oldest or now.
+func (h *Hub) readSteering(w http.ResponseWriter, r *http.Request, actions ...string) (action string, at graph.Cursor, err error) {
+	var from string
+	err = h.withBody(w, r, []string{typeJSON}, func(body []byte) error {
+		return readObject(body, func(s *scanner, name string) error {
+			into := map[string]*string{"action": &action, "from": &from}[name]
+			if into == nil {
+				return errNoMember
+			}
+			t, err := s.text()
+			*into = string(t)
+			return err
+		})
+	})
+	last := len(actions) - 1
+	all := strings.Join(actions[:last], ", ") + " or " + actions[last]
+	switch {
+	case err != nil:
+		return "", at, err
+	case action == "":
+		return "", at, refuse(missingField, "action", "say %s", all)
+	case !slices.Contains(actions, action):
+		return "", at, refuse(badValue, "action", "%.40q is not %s", action, all)
+	case action == "replay":
+		at, err = h.replayFrom(from)
+	case from != "":
+		err = refuse(badValue, "from", "only a replay begins somewhere")
+	}
+	return action, at, err
+}
+
+// replayFrom reads where a replay begins, and refuses what the journal does not have.
+func (h *Hub) replayFrom(from string) (at graph.Cursor, err error) {
+	oldest, newest := h.store.Oldest(), h.store.Token()
+	switch from {
+	case "":
+		return at, refuse(missingField, "from", "say after which position, or oldest, or now")
+	case "oldest":
+		return oldest, nil
+	case "now":
+		return newest, nil
+	}
+	if at, err = graph.ParseCursor(from); err != nil {
+		return at, refuse(badValue, "from", "%v", err)
+	}
+	if at.Epoch != oldest.Epoch || at.Seq < oldest.Seq || at.Seq > newest.Seq {
+		return at, refuse(cursorReset, "from", "the journal reaches from %s to %s", oldest, newest)
+	}
+	return at, nil
 }
 
 // A figure is one metric, and what it is worth.

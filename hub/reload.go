@@ -142,8 +142,9 @@ func planAuth(ctx context.Context, h *Hub, was, is *Config) (p sectionPlan, err 
 }
 
 // Reload reads the configuration again and takes what a running hub can take: the
-// channels, the sinks, which topics are denied, and whose tokens are believed. A configuration that cannot be leaves the
-// one in force as it is, whole. Whether it was taken is logged and counted.
+// channels, the sinks, which topics are denied, and whose tokens are believed. A
+// configuration that cannot be leaves the one in force as it is, whole. Whether it was
+// taken is logged and counted.
 func (h *Hub) Reload(ctx context.Context) (Reloaded, error) {
 	h.inForce.mu.Lock()
 	defer h.inForce.mu.Unlock()

@@ -126,22 +126,7 @@ func (h *Hub) postSink(w http.ResponseWriter, r *http.Request) error {
 	if _, err := h.shapeSink(name); err != nil {
 		return err
 	}
-	var action, from string
-	err := h.withBody(w, r, []string{typeJSON}, func(body []byte) error {
-		return readObject(body, func(s *scanner, name string) error {
-			into := map[string]*string{"action": &action, "from": &from}[name]
-			if into == nil {
-				return errNoMember
-			}
-			t, err := s.text()
-			*into = string(t)
-			return err
-		})
-	})
-	if err != nil {
-		return err
-	}
-	at, err := h.replayFrom(action, from)
+	action, at, err := h.readSteering(w, r, "pause", "resume", "replay")
 	if err != nil {
 		return err
 	}
@@ -153,38 +138,6 @@ func (h *Hub) postSink(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	return writeJSON(w, shape)
-}
-
-// replayFrom checks an action and where a replay begins: a position, oldest or now.
-func (h *Hub) replayFrom(action, from string) (at graph.Cursor, err error) {
-	switch action {
-	case "pause", "resume":
-		if from != "" {
-			return at, refuse(badValue, "from", "only a replay begins somewhere")
-		}
-		return at, nil
-	case "replay":
-	case "":
-		return at, refuse(missingField, "action", "say pause, resume or replay")
-	default:
-		return at, refuse(badValue, "action", "%.40q is not pause, resume or replay", action)
-	}
-	oldest, newest := h.store.Oldest(), h.store.Token()
-	switch from {
-	case "":
-		return at, refuse(missingField, "from", "say after which position, or oldest, or now")
-	case "oldest":
-		return oldest, nil
-	case "now":
-		return newest, nil
-	}
-	if at, err = graph.ParseCursor(from); err != nil {
-		return at, refuse(badValue, "from", "%v", err)
-	}
-	if at.Epoch != oldest.Epoch || at.Seq < oldest.Seq || at.Seq > newest.Seq {
-		return at, refuse(cursorReset, "from", "the journal reaches from %s to %s", oldest, newest)
-	}
-	return at, nil
 }
 
 // postSinkTest says what each sink in force would send for a notice.

@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/outbound"
 	"github.com/freshwire/freshwire/subscriptions/websub"
 	"github.com/go-chi/chi/v5"
@@ -260,36 +259,9 @@ func (h *Hub) postSubscription(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	var action string
-	var from graph.Cursor
-	err = h.withBody(w, r, []string{typeJSON}, func(body []byte) error {
-		return readObject(body, func(s *scanner, name string) (err error) {
-			var t []byte
-			switch name {
-			case "action":
-				t, err = s.text()
-				action = string(t)
-			case "from":
-				if t, err = s.text(); err == nil {
-					from, err = graph.ParseCursor(string(t))
-				}
-			default:
-				err = errNoMember
-			}
-			return err
-		})
-	})
-	switch {
-	case err != nil:
+	action, from, err := h.readSteering(w, r, "pause", "resume", "replay", "ping")
+	if err != nil {
 		return err
-	case action == "":
-		return refuse(missingField, "action", "say pause, resume, replay or ping")
-	case action != "pause" && action != "resume" && action != "replay" && action != "ping":
-		return refuse(badValue, "action", "%.40q is not pause, resume, replay or ping", action)
-	case action == "replay" && from.IsZero():
-		return refuse(missingField, "from", "say after which position")
-	case action != "replay" && !from.IsZero():
-		return refuse(badValue, "from", "only a replay begins somewhere")
 	}
 	if action == "ping" {
 		return h.ping(w, r, i.ID)

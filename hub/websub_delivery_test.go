@@ -361,6 +361,12 @@ func TestAnOwnerManagesItsSubscriptions(t *testing.T) {
 			t.Errorf("%s: %d %s", body, a.status, a.body)
 		}
 	}
+	if a := act(`{"action":"replay","from":"00000001.1"}`); !strings.Contains(string(a.body), "cursor-reset") {
+		t.Errorf("a cursor of another journal: %d %s", a.status, a.body)
+	}
+	if a := act(`{"action":"replay","from":"now"}`); a.status != 200 {
+		t.Errorf("what waits is left out: %d %s", a.status, a.body)
+	}
 	if a := h.as(enwiki, "DELETE", path, ""); a.status != 204 {
 		t.Errorf("DELETE: %d %s", a.status, a.body)
 	}

@@ -104,14 +104,15 @@ func (c *cli) subControl(action, short string) *cobra.Command {
 
 func (c *cli) subReplay() *cobra.Command {
 	var from string
-	cmd := c.onSub("replay ID", "send again what came after a position", "  freshwire sub replay HCUBN3T2JH45HE3I --from 1f00c5d2.88121",
+	cmd := c.onSub("replay ID", "send again what came after a position, or leave out what waits",
+		"  freshwire sub replay HCUBN3T2JH45HE3I --from 1f00c5d2.88121\n  freshwire sub replay HCUBN3T2JH45HE3I --from now",
 		func(cmd *cobra.Command, hub *client.Client, id string) (client.Subscription, error) {
 			if from == "" {
-				return client.Subscription{}, usagef("say after which position: --from CURSOR")
+				return client.Subscription{}, usagef("say after which position: --from CURSOR, oldest or now")
 			}
 			return hub.ControlSubscription(cmd.Context(), id, "replay", from)
 		})
-	cmd.Flags().StringVar(&from, "from", "", "a cursor, such as the token of a notice")
+	cmd.Flags().StringVar(&from, "from", "", "a cursor, such as the token of a notice, oldest, or now, which leaves out all that waits")
 	return cmd
 }
 

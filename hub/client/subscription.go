@@ -48,7 +48,7 @@ func (c *Client) Subscription(ctx context.Context, id string) (s Subscription, e
 }
 
 // ControlSubscription pauses a subscription ("pause"), lets it go on at once ("resume"),
-// or has it "replay" what came after a cursor.
+// or has it "replay" what came after a position: a cursor, "oldest" or "now".
 func (c *Client) ControlSubscription(ctx context.Context, id, action, from string) (s Subscription, err error) {
 	err = c.send(ctx, http.MethodPost, "/v1/subscriptions/"+url.PathEscape(id), subscriptionAction{action, from}, &s)
 	return s, err

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strings"
 	"sync/atomic"
@@ -89,6 +90,57 @@ func TestOnAFullDiskOthersCursorsStillMove(t *testing.T) {
 			t.Error("what had no row was not called again")
 		}
 		h.end()
+	})
+}
+
+// TestOnAFullDiskWhatNeedsNoRoomIsDoneAndANewOutletIsNot: that others wait for room is
+// no reason to refuse it.
+func TestOnAFullDiskWhatNeedsNoRoomIsDoneAndANewOutletIsNot(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		l, b := &fullLedger{mapLedger: newLedger()}, new(board)
+		h := startWith(t, l, b, Options{})
+		bad := &target{name: "sink/bad", answer: func(sent) (int, string) { return 503, "" }}
+		good := &target{name: "sink/good"}
+		h.attach(bad, Settings{})
+		h.attach(good, Settings{})
+		l.full.Store(true)
+		h.add(prompt(1)...)
+		time.Sleep(10 * time.Second) // the bad one waits for room for a retry
+		for _, action := range []string{"pause", "resume"} {
+			if err := h.e.Control(t.Context(), good.name, action, graph.Cursor{}); err != nil {
+				t.Errorf("%s: %v", action, err)
+			}
+		}
+		if _, _, err := h.e.DeadLetters(t.Context(), "", "", 0, nil); err != nil {
+			t.Errorf("dead letters: %v", err)
+		}
+		h.attach(good, Settings{Concurrency: 2})
+		fresh := &target{name: "sink/new", board: b}
+		if err := h.e.Attach(t.Context(), fresh.name, fresh, Settings{Caller: fresh, Host: "new"}); !errors.As(err, &errNoSpace) {
+			t.Errorf("a new outlet: %v", err)
+		}
+		if _, attached := h.e.State(fresh.name); attached {
+			t.Error("a new outlet for which there is no room is attached")
+		}
+		h.add(prompt(1)...)
+		time.Sleep(time.Second)
+		if got := positions(good.calls()); fmt.Sprint(got) != "[1 2]" {
+			t.Errorf("the good one was called for %v", got)
+		}
+		if err := h.e.Detach(t.Context(), good.name, false); err != nil {
+			t.Errorf("detaching: %v", err)
+		}
+		l.full.Store(false)
+		time.Sleep(10 * time.Second)
+		h.end()
+		for key := range l.rows {
+			if strings.Contains(key, fresh.name) {
+				t.Errorf("%q is kept of an outlet that never was", key)
+			}
+		}
+		if len(fresh.calls()) > 0 {
+			t.Error("and it was called")
+		}
 	})
 }
 

@@ -202,7 +202,8 @@ func (e *Engine) toFlush() {
 
 // Attach begins to call an outlet, or goes on where it was left: its state is found by
 // name. Of one that is attached it replaces what is called and how, once the calls in
-// flight have ended. It is durable when Attach returns.
+// flight have ended. It is durable when Attach returns nil. A new one whose state cannot
+// be written, as on a disk that is nearly full, is not attached.
 func (e *Engine) Attach(ctx context.Context, name string, o Outlet, s Settings) error {
 	if name == "" || s.Caller == nil && !s.DryRun {
 		return fmt.Errorf("outlet %q has no name, or nobody to call", name)
@@ -214,7 +215,25 @@ func (e *Engine) Attach(ctx context.Context, name string, o Outlet, s Settings) 
 	if err != nil || known {
 		return err
 	}
-	return e.Flush(ctx) // one for all who attach at once
+	if err = e.durable(ctx, name); err != nil { // one write for all who attach at once
+		e.never(name)
+	}
+	return err
+}
+
+// never takes out a new outlet, with all that was to be written of it.
+func (e *Engine) never(name string) {
+	e.attaching.Lock()
+	defer e.attaching.Unlock()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if out := e.outlets[name]; out != nil {
+		e.takeOut(out)
+	}
+	for key := range byOutlet(e.rows)[name] {
+		e.rows[key] = nil // if it was written all the same
+	}
+	e.toFlush()
 }
 
 // attach is Attach, but that a new one is not written down yet.
@@ -258,7 +277,7 @@ func (e *Engine) Detach(ctx context.Context, name string, forget bool) error {
 	if err := e.forget(name); err != nil {
 		return err
 	}
-	return e.Flush(ctx)
+	return e.durable(ctx, name)
 }
 
 // detach takes out an outlet, if it is attached, and has what is kept of it rest.
@@ -272,7 +291,7 @@ func (e *Engine) detach(ctx context.Context, name string) error {
 	e.put(out)
 	e.takeOut(out)
 	e.mu.Unlock()
-	if err := e.Flush(ctx); err != nil {
+	if err := e.durable(ctx, name); err != nil {
 		return err
 	}
 	e.mu.Lock()
@@ -317,7 +336,7 @@ func (e *Engine) Pause(ctx context.Context, paused bool) error {
 	}
 	e.advance()
 	e.mu.Unlock()
-	return e.Flush(ctx)
+	return e.durable(ctx, "")
 }
 
 // Paused reports whether the brake is on.
@@ -352,7 +371,7 @@ func (e *Engine) Control(ctx context.Context, name, action string, from graph.Cu
 	e.want(out)
 	e.advance()
 	e.mu.Unlock()
-	return e.Flush(ctx)
+	return e.durable(ctx, name)
 }
 
 // Call makes a call that is no delivery under the limits of all calls: it waits for a

@@ -206,6 +206,26 @@ func encode(v any) []byte {
 // Flush writes down what is known. All of it is durable when it returns nil; what could
 // not be written is written by the next one.
 func (e *Engine) Flush(ctx context.Context) error {
+	_, err := e.flush(ctx)
+	return err
+}
+
+// durable is Flush for some outlets: that others wait for room on the disk is no failure
+// of theirs.
+func (e *Engine) durable(ctx context.Context, names ...string) error {
+	left, err := e.flush(ctx)
+	if full := (*graph.NoSpaceError)(nil); !errors.As(err, &full) {
+		return err
+	}
+	groups := byOutlet(left)
+	if slices.ContainsFunc(names, func(name string) bool { return groups[name] != nil }) {
+		return err
+	}
+	return nil
+}
+
+// flush is Flush, and returns what could not be written.
+func (e *Engine) flush(ctx context.Context) (left map[string][]byte, err error) {
 	e.flushing.Lock()
 	defer e.flushing.Unlock()
 	e.mu.Lock()
@@ -219,10 +239,9 @@ func (e *Engine) Flush(ctx context.Context) error {
 	e.rows = map[string][]byte{}
 	e.mu.Unlock()
 	if len(rows) == 0 {
-		return nil
+		return nil, nil
 	}
-	left, err := e.write(ctx, rows)
-	if err != nil {
+	if left, err = e.write(ctx, rows); err != nil {
 		e.mu.Lock()
 		for key, value := range left {
 			if _, newer := e.rows[key]; !newer {
@@ -231,9 +250,9 @@ func (e *Engine) Flush(ctx context.Context) error {
 		}
 		e.toFlush()
 		e.mu.Unlock()
-		return fmt.Errorf("writing down deliveries: %w", err)
+		return left, fmt.Errorf("writing down deliveries: %w", err)
 	}
-	return nil
+	return nil, nil
 }
 
 // write puts rows, and returns those that are left if it fails. On a disk that is nearly

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"slices"
 	"strings"
@@ -66,6 +67,11 @@ func addID(ids map[string]struct{}, id string) map[string]struct{} {
 	}
 	ids[id] = struct{}{}
 	return ids
+}
+
+func has(ids map[string]struct{}, id string) bool {
+	_, known := ids[id]
+	return known
 }
 
 // unbury forgets that somebody waits for a letter.
@@ -183,7 +189,7 @@ func parseLetterID(text string) (name, id string, err error) {
 // means all, of one outlet or with "" of all: by outlet, in the order of the journal,
 // after an id. Next is where to go on, "" if there are no more.
 func (e *Engine) DeadLetters(ctx context.Context, name, after string, limit int, match func(*Letter) bool) (list []Letter, next string, err error) {
-	if err := e.Flush(ctx); err != nil {
+	if err := e.durable(ctx); err != nil { // what waits for room is listed when it has it
 		return nil, "", err
 	}
 	if limit <= 0 || limit > maxLetters {
@@ -233,7 +239,7 @@ func readLetter(key string, value []byte) (l Letter, err error) {
 func (e *Engine) DeadLetter(ctx context.Context, text string) (l Letter, err error) {
 	name, id, err := parseLetterID(text)
 	if err == nil {
-		err = e.Flush(ctx)
+		err = e.durable(ctx)
 	}
 	if err != nil {
 		return l, err
@@ -256,6 +262,15 @@ func (l *Letter) about() string {
 		return l.ID
 	}
 	return fmt.Sprint(l.Outlet, separator, l.Piece.Lane, separator, l.Piece.Key)
+}
+
+// outletsOf names the outlets of letters.
+func outletsOf(letters []Letter) []string {
+	names := map[string]struct{}{}
+	for i := range letters {
+		names[letters[i].Outlet] = struct{}{}
+	}
+	return slices.Collect(maps.Keys(names))
 }
 
 // together puts letters that say the same together, the newest first, else in their order.
@@ -292,7 +307,7 @@ func (e *Engine) Replay(ctx context.Context, letters []Letter, rate float64) (n 
 			due = due.Add(time.Duration(float64(time.Second) / rate))
 		}
 	}
-	return n, e.Flush(ctx)
+	return n, e.durable(ctx, outletsOf(letters)...)
 }
 
 // replay has the newest letter that is still there called for all of a group.
@@ -380,7 +395,7 @@ func (e *Engine) Drop(ctx context.Context, letters []Letter) (n int, err error) 
 		e.mu.Unlock()
 		n++
 	}
-	return n, e.Flush(ctx)
+	return n, e.durable(ctx, outletsOf(letters)...)
 }
 
 // errResting reports a dead letter whose outlet is not attached.
@@ -405,7 +420,12 @@ func (e *Engine) dig(l *Letter) (out *outlet, id string, err error) {
 	if now, touched := e.rows[keyDead+name+separator+id]; touched {
 		value = now
 	}
-	switch out = e.outlets[name]; {
+	out = e.outlets[name]
+	// What was read may be what somebody has just lifted.
+	if out != nil && !has(out.letters, id) || out == nil && e.resting[name] != nil && !has(e.resting[name].letters, id) {
+		value = nil
+	}
+	switch {
 	case value == nil:
 		err = fmt.Errorf("%w: dead letter %.80q", ErrUnknown, l.ID)
 	case out == nil:

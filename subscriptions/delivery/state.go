@@ -160,7 +160,7 @@ func (e *Engine) end(out *outlet) {
 	e.work.Go(func() {
 		err := e.forget(out.name)
 		if err == nil {
-			err = e.Flush(context.WithoutCancel(e.calling))
+			err = e.durable(context.WithoutCancel(e.calling), out.name)
 		}
 		if err != nil {
 			e.log.Error("an outlet that ended is not forgotten", "outlet", out.name, "err", err)

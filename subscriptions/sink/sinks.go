@@ -128,9 +128,20 @@ func changes(was []*running, is []*Sink) (list []Change) {
 // Who is equal is left alone. Who is new begins now. Who is changed goes on at its
 // position, also with what waits to be tried again. Who is gone makes no more calls;
 // its position and what waits are kept, so that one that comes back under its name
-// goes on where it was. Positions are durable when it returns. If the store fails on
-// the way, some are in force and others not, and Replace may be called again.
+// goes on where it was. Positions are durable when it returns. If one cannot begin, as on a
+// disk that is nearly full, those of before go on.
 func (s *Sinks) Replace(ctx context.Context, defs []Definition) ([]Change, error) {
+	return s.replace(ctx, defs, false)
+}
+
+// Begin is Replace for a hub that starts, which is to call for whom it can: a new sink for
+// which there is no room on the disk is left out, and logged, until the next Replace.
+func (s *Sinks) Begin(ctx context.Context, defs []Definition) error {
+	_, err := s.replace(ctx, defs, true)
+	return err
+}
+
+func (s *Sinks) replace(ctx context.Context, defs []Definition, some bool) ([]Change, error) {
 	sinks, warnings, err := Compile(defs, s.o.Schemes...)
 	if err == nil {
 		err = CheckSecrets(sinks)
@@ -151,12 +162,21 @@ func (s *Sinks) Replace(ctx context.Context, defs []Definition) ([]Change, error
 	keep := s.matchUp(was, is)
 	// Who is changed is replaced without a gap; first stages come first and go last, so
 	// that none runs on while that which it waits for is gone.
+	var begun []*running
 	for _, r := range byStage(is, false) {
 		if slices.Contains(keep, r) {
 			continue
 		}
-		if err := s.begin(ctx, r); err != nil {
-			return nil, err
+		begun = append(begun, r)
+		err := s.begin(ctx, r)
+		if full := (*graph.NoSpaceError)(nil); some && errors.As(err, &full) {
+			s.o.Log.Error("a sink is not in force; reload the configuration when there is room", "sink", r.Name, "err", err)
+			if err = s.end(ctx, r, was); err == nil {
+				is = slices.DeleteFunc(is, func(other *running) bool { return other == r })
+			}
+		}
+		if err != nil {
+			return nil, errors.Join(err, s.takeBack(ctx, begun, was))
 		}
 	}
 	for _, r := range byStage(was, true) {
@@ -169,6 +189,27 @@ func (s *Sinks) Replace(ctx context.Context, defs []Definition) ([]Change, error
 	}
 	s.set(is)
 	return changes(was, sinks), nil
+}
+
+// takeBack puts those of before in force again, in the place of some that have begun, the
+// last of them perhaps in part.
+func (s *Sinks) takeBack(ctx context.Context, begun, was []*running) (err error) {
+	was = slices.Clone(was)
+	sinks := make([]*Sink, len(was))
+	for i, r := range was {
+		sinks[i] = r.Sink
+	}
+	for _, r := range slices.Backward(begun) {
+		if i := slices.IndexFunc(was, func(old *running) bool { return old.Name == r.Name }); i >= 0 {
+			old := was[i]
+			was[i] = s.prepare(old.Sink, sinks)
+			err = errors.Join(err, s.begin(ctx, was[i]))
+			old.close()
+		}
+		err = errors.Join(err, s.end(ctx, r, was))
+	}
+	s.set(was)
+	return err
 }
 
 func (s *Sinks) set(is []*running) {
@@ -250,7 +291,7 @@ func (s *Sink) hostOf(target string) string {
 	return OutletPrefix + s.Name // its hosts are those of its notices
 }
 
-// begin has the engine call r. What has begun of one that fails is undone.
+// begin has the engine call r. What has begun of one that fails, end ends.
 func (s *Sinks) begin(ctx context.Context, r *running) error {
 	caller, hangUp := s.o.Dial(r.allow, r.timeout, r.Concurrency)
 	r.hangUp = hangUp
@@ -264,10 +305,6 @@ func (s *Sinks) begin(ctx context.Context, r *running) error {
 			err = s.o.Engine.Attach(ctx, o.name, o, settings)
 		}
 		if err != nil {
-			for _, begun := range r.outlets[:i+1] {
-				begun.close()
-			}
-			hangUp()
 			return fmt.Errorf("sink %s: %w", r.Name, err)
 		}
 	}
@@ -286,20 +323,24 @@ func (s *Sinks) end(ctx context.Context, r *running, is []*running) error {
 				return fmt.Errorf("sink %s: %w", r.Name, err)
 			}
 		}
+	}
+	r.close()
+	return nil
+}
+
+// close ends the watching of the journal and the connections.
+func (r *running) close() {
+	for _, o := range r.outlets {
 		o.close()
 	}
 	r.hangUp()
-	return nil
 }
 
 // Close ends the watching of the journal and the connections. The engine's own end
 // is what stops the calls.
 func (s *Sinks) Close() {
 	for _, r := range s.running() {
-		for _, o := range r.outlets {
-			o.close()
-		}
-		r.hangUp()
+		r.close()
 	}
 }
 

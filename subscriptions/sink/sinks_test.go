@@ -448,3 +448,69 @@ func TestAnOutletOfEachTargetHasANameThatStays(t *testing.T) {
 		t.Errorf("%q, %v", names, err)
 	}
 }
+
+// A full engine has no room for one more outlet.
+type fullEngine struct {
+	engine
+	full string // the outlet that it has no room for
+}
+
+func (e *fullEngine) Attach(ctx context.Context, name string, o delivery.Outlet, s delivery.Settings) error {
+	if name == e.full {
+		return &graph.NoSpaceError{Free: 1, Floor: 2}
+	}
+	return e.engine.Attach(ctx, name, o, s)
+}
+
+func TestSinksThatCannotAllBeginLeaveThoseBeforeThemInForce(t *testing.T) {
+	old, other := newServer(t), newServer(t)
+	p := newPlant(t, func(o *Options) { o.Engine = &fullEngine{o.Engine, "sink/z"} })
+	was := `
+- {name: a, match: {uri: '^https://e.example/wiki/(?P<t>.+)$', type: html}, purge: {url: "` + old.url + `/wiki/{t}"}}`
+	p.put(was)
+	_, err := p.sinks.Replace(t.Context(), read(t, `sinks:
+- {name: a, match: {uri: '^https://e.example/wiki/(?P<t>.+)$', type: html}, purge: {url: "`+other.url+`/a/{t}"}}
+- {name: b, match: {uri: '^https://e.example/wiki/(?P<t>.+)$', type: html}, purge: {url: "`+other.url+`/b/{t}"}}
+- {name: z, match: {uri: '^https://e.example/wiki/(?P<t>.+)$', type: html}, purge: {url: "`+other.url+`/z/{t}"}}
+`))
+	if full := (*graph.NoSpaceError)(nil); !errors.As(err, &full) {
+		t.Fatalf("there is no room for one of them: %v", err)
+	}
+	if all := p.sinks.All(); len(all) != 1 || all[0].Name != "a" {
+		t.Errorf("in force are %v", all)
+	}
+	p.page("Page", "1")
+	if call := old.next(); call != "PURGE /wiki/Page" {
+		t.Errorf("called is %s", call)
+	}
+	p.settled("a", func(st delivery.State) bool { return st.Sent == 1 && st.Calls == 0 })
+	other.quiet("of what is not in force")
+	if changes := p.put(was); len(changes) != 0 {
+		t.Errorf("to put those in force that are changes %v", changes)
+	}
+	p.page("Page", "2")
+	old.next()
+	other.quiet("of what is not in force")
+}
+
+func TestAHubThatStartsCallsForTheSinksThatItCan(t *testing.T) {
+	s := newServer(t)
+	p := newPlant(t, func(o *Options) { o.Engine = &fullEngine{o.Engine, "sink/b"} })
+	three := read(t, `sinks:
+- {name: a, match: {type: html}, http: {url: "`+s.url+`/a"}}
+- {name: b, match: {type: html}, http: {url: "`+s.url+`/b"}}
+- {name: c, match: {type: html}, http: {url: "`+s.url+`/c"}}
+`)
+	if err := p.sinks.Begin(t.Context(), three); err != nil {
+		t.Fatal(err)
+	}
+	p.page("Page", "1")
+	got := []string{s.next(), s.next()}
+	slices.Sort(got)
+	if fmt.Sprint(got) != "[GET /a GET /c]" {
+		t.Errorf("called are %v", got)
+	}
+	if changes, err := p.sinks.Plan(three); err != nil || fmt.Sprint(changes) != "[{b added}]" {
+		t.Errorf("the next reload would change %v, %v", changes, err)
+	}
+}
