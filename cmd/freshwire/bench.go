@@ -105,28 +105,48 @@ It fails if a reader lost a notice, or got one twice, late, or not meant for it.
 }
 
 // measure runs the benchmark, on a hub of its own if so asked.
-func (c *cli) measure(ctx context.Context, o bench.Options, own bool) (err error) {
+func (c *cli) measure(ctx context.Context, o bench.Options, own bool) error {
+	return c.onHub(ctx, own, nil, func(ctx context.Context, url string) (report, error) {
+		if own {
+			o.Hub = url
+		}
+		r, err := bench.Run(ctx, o)
+		return report{r, func(w io.Writer) { drawBench(w, r) }, r.Err}, err
+	})
+}
+
+// A report is what a benchmark found, drawn for people, and what was wrong with the hub.
+type report struct {
+	value any
+	draw  func(w io.Writer)
+	wrong func() error
+}
+
+// onHub measures a hub, if so asked one of its own with some settings, and reports. A
+// benchmark of a hub that died ends with why it did.
+func (c *cli) onHub(ctx context.Context, own bool, settings []string, measure func(ctx context.Context, url string) (report, error)) (err error) {
+	url := ""
 	if own {
-		h, startErr := startChild(ctx)
+		h, startErr := startChild(ctx, settings...)
 		if startErr != nil {
 			return startErr
 		}
 		defer func() { err = errors.Join(err, h.stop()) }()
 		alive, cancel := h.whileAlive(ctx)
 		defer cancel()
-		ctx, o.Hub = alive, h.url
+		ctx, url = alive, h.url
 	}
-	r, err := bench.Run(ctx, o)
+	r, err := measure(ctx, url)
 	if err != nil {
 		if cause := context.Cause(ctx); cause != nil {
 			return cause
 		}
 		return err
 	}
-	if err := c.one(r, func(w io.Writer) { drawBench(w, r) }); err != nil {
+	if err := c.one(r.value, r.draw); err != nil {
 		return err
 	}
-	return r.Err()
+	return r.wrong()
 }
 
 // drawBench is a report for people.

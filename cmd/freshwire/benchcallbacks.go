@@ -129,28 +129,14 @@ func ceilingApart(ctx context.Context, p bench.CeilingPlan) (r bench.CeilingResu
 }
 
 // measureCallbacks runs the benchmark, on a hub of its own if so asked.
-func (c *cli) measureCallbacks(ctx context.Context, o bench.CallbackOptions, own bool) (err error) {
-	if own {
-		h, startErr := startChild(ctx, callbackSettings...)
-		if startErr != nil {
-			return startErr
+func (c *cli) measureCallbacks(ctx context.Context, o bench.CallbackOptions, own bool) error {
+	return c.onHub(ctx, own, callbackSettings, func(ctx context.Context, url string) (report, error) {
+		if own {
+			o.Hub = url
 		}
-		defer func() { err = errors.Join(err, h.stop()) }()
-		alive, cancel := h.whileAlive(ctx)
-		defer cancel()
-		ctx, o.Hub = alive, h.url
-	}
-	r, err := bench.Callbacks(ctx, o)
-	if err != nil {
-		if cause := context.Cause(ctx); cause != nil {
-			return cause
-		}
-		return err
-	}
-	if err := c.one(r, func(w io.Writer) { drawCallbacks(w, r) }); err != nil {
-		return err
-	}
-	return r.Err()
+		r, err := bench.Callbacks(ctx, o)
+		return report{r, func(w io.Writer) { drawCallbacks(w, r) }, r.Err}, err
+	})
 }
 
 // drawCallbacks is a report for people.

@@ -105,6 +105,13 @@ var calls = []call{
 		},
 		"GET", "/v1/channels?after=a+b&limit=1", "", "", `{"built_in":["all"],"items":[{"name":"files","listed":false,"uris":0}],"next":"files"}`,
 		`[[{"name":"files","listed":false,"uris":0}],"files"]`},
+	{"subscriptions are listed page by page",
+		func(ctx context.Context, c *client.Client) (any, error) {
+			list, next, err := c.Subscriptions(ctx, "ABC", 2)
+			return []any{len(list), list[0].Health, list[1].ID, next}, err
+		},
+		"GET", "/v1/subscriptions?after=ABC&limit=2", "", "", `{"items":[{"id":"B","health":"active"},{"id":"C","health":"paused"}],"next":"C"}`,
+		`[2,"active","C","C"]`},
 	{"a built-in channel's name is escaped",
 		func(ctx context.Context, c *client.Client) (any, error) { return c.Channel(ctx, "type:text/html") },
 		"GET", "/v1/channels/type:text%2Fhtml", "", "", `{"name":"type:text/html","type":["text/html"],"listed":false,"uris":0,"built_in":true}`,

@@ -215,25 +215,29 @@ func (e *Engine) Attach(ctx context.Context, name string, o Outlet, s Settings) 
 	if err != nil || known {
 		return err
 	}
-	if err = e.durable(ctx, name); err != nil { // one write for all who attach at once
-		e.never(name)
-	}
+	err = e.durable(ctx, name) // one write for all who attach at once
+	e.born(name, err == nil)
 	return err
 }
 
-// never takes out a new outlet, with all that was to be written of it.
-func (e *Engine) never(name string) {
+// born begins to call a new outlet, or takes it out if it could not be written.
+func (e *Engine) born(name string, written bool) {
 	e.attaching.Lock()
 	defer e.attaching.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if out := e.outlets[name]; out != nil {
+	out := e.outlets[name]
+	if out == nil || !out.unborn {
+		return // somebody has attached or detached it since
+	}
+	if written {
+		out.unborn = false
+		e.want(out)
+	} else {
 		e.takeOut(out)
+		e.rows[keyOutlet+name] = nil // if it was written all the same
 	}
-	for key := range byOutlet(e.rows)[name] {
-		e.rows[key] = nil // if it was written all the same
-	}
-	e.toFlush()
+	e.advance()
 }
 
 // attach is Attach, but that a new one is not written down yet.
@@ -256,6 +260,7 @@ func (e *Engine) attach(ctx context.Context, name string, o Outlet, s Settings) 
 		for lane := range out.lanes {
 			out.lanes[lane].start(from.Seq)
 		}
+		out.unborn = true
 		e.changed[out] = struct{}{}
 	}
 	e.outlets[name] = out

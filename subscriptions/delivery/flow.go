@@ -54,6 +54,7 @@ type outlet struct {
 	version int                          // counts replays
 
 	before   *outlet // of the same name, whose calls are to end first
+	unborn   bool    // it is new, and not on disk yet
 	calls    int
 	failures int       // in a row
 	doubts   int       // those of them that say something of the outlet: see brokenAfter
@@ -215,7 +216,7 @@ func (out *outlet) broken() bool { return !out.settings.Serial && out.doubts >= 
 // allowed is how many calls it may have.
 func (out *outlet) allowed() int {
 	switch {
-	case out.before != nil:
+	case out.before != nil || out.unborn:
 		return 0
 	case out.broken():
 		return 1

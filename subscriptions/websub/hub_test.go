@@ -105,6 +105,27 @@ func TestALeaseIsAsLongAsItWasWhateverTheHubDoes(t *testing.T) {
 	})
 }
 
+func TestASubscriptionForWhichTheEngineHasNoRoomYetMissesNothing(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		r := newRig(t, Options{})
+		r.web.at("wiki.example", willing)
+		r.full.Store(true)
+		r.subscribe(stranger("192.0.2.1"), "https://wiki.example/cb")
+		r.edit("first")
+		time.Sleep(time.Hour)
+		r.again()
+		time.Sleep(time.Hour)
+		if n := len(r.documents("wiki.example")); n != 0 {
+			t.Errorf("%d documents without room to note that they were taken", n)
+		}
+		r.full.Store(false)
+		time.Sleep(time.Hour)
+		if list := r.documents("wiki.example"); len(list) != 1 || len(list[0].Notices) != 1 {
+			t.Errorf("with room it got %+v", list)
+		}
+	})
+}
+
 // rows counts the records of the room and of its outlets.
 func (r *rig) rows() (n int) {
 	r.t.Helper()

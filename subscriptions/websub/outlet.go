@@ -22,8 +22,34 @@ type outlet struct {
 	e *entry
 }
 
-// attach has the engine deliver to a subscription.
+// attachAgain is how long a subscription waits that the engine had no room for, of the
+// hub's clock: room does not come at once.
+const attachAgain = time.Minute
+
+// attach has the engine deliver to a subscription, as soon as there is room on the disk
+// for what it keeps of that.
 func (h *Hub) attach(ctx context.Context, e *entry) error {
+	err := h.engage(ctx, e)
+	if full := (*graph.NoSpaceError)(nil); !errors.As(err, &full) {
+		return err
+	}
+	h.o.Log.Warn("a subscription waits for room on the disk", "sub", e.sub.Load().ID)
+	h.begin(func(ctx context.Context) {
+		if !h.sleep(ctx, attachAgain) {
+			return
+		}
+		defer h.lock(e.key)()
+		if !h.inForce(e) {
+			return
+		}
+		if err := h.attach(ctx, e); err != nil && ctx.Err() == nil {
+			h.o.Log.Error("a subscription is not delivered to until the next start", "sub", e.sub.Load().ID, "err", err)
+		}
+	})
+	return nil
+}
+
+func (h *Hub) engage(ctx context.Context, e *entry) error {
 	s := e.sub.Load()
 	return h.o.Engine.Attach(ctx, outletName(s.ID), outlet{h, e}, delivery.Settings{
 		Host: s.Callback.place(), Serial: true, Schedule: h.o.Schedule, Caller: h.o.Callbacks, From: s.From})

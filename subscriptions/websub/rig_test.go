@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -106,6 +107,27 @@ type rig struct {
 	hub     *Hub
 	stop    func()
 	edits   int
+	full    atomic.Bool // the disk has no room for one more outlet
+}
+
+// A crowdedDisk has no room for one more outlet while full is set.
+type crowdedDisk struct {
+	*graph.Store
+	full *atomic.Bool
+}
+
+func (d crowdedDisk) PutRecords(ctx context.Context, records []graph.Record) error {
+	for _, r := range records {
+		known := false
+		err := d.Records(r.Key, func(string, []byte) error { known = true; return nil })
+		if err != nil {
+			return err
+		}
+		if d.full.Load() && !known && r.Value != nil {
+			return &graph.NoSpaceError{Free: 1, Floor: 2}
+		}
+	}
+	return d.Store.PutRecords(ctx, records)
 }
 
 func newRig(t *testing.T, o Options) *rig {
@@ -134,7 +156,7 @@ func (r *rig) start() {
 	r.stream = subscriptions.NewStreamer(r.store, subscriptions.StreamOptions{Channels: r.chans, Portable: true})
 	all, err := subscriptions.Compile(subscriptions.Filter{})
 	fail()
-	r.engine, err = delivery.New(r.store, delivery.Options{Head: r.stream.FilterFeed(all).Head, Oldest: r.store.Oldest,
+	r.engine, err = delivery.New(crowdedDisk{r.store, &r.full}, delivery.Options{Head: r.stream.FilterFeed(all).Head, Oldest: r.store.Oldest,
 		Random: func() float64 { return .5 }, Ended: func(name string) { r.hub.Ended(name) }})
 	fail()
 	o := r.options
