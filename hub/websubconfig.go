@@ -103,6 +103,6 @@ func (c *WebSubConfig) schedule() delivery.Schedule {
 	for step := c.RetryFirst; step < longestRetry; step *= retryGrowth {
 		s.Steps = append(s.Steps, step)
 	}
-	s.Steps = append(s.Steps, longestRetry, longestRetry)
+	s.Steps = append(s.Steps, longestRetry, longestRetry, longestRetry, longestRetry)
 	return s
 }

@@ -101,9 +101,9 @@ type Schedule struct {
 }
 
 // defaultSteps are tight enough for a restart of the other side and patient enough for
-// a weekend: 75 hours in all.
+// a weekend: 75 hours on average, since of the longest steps half is waited.
 var defaultSteps = []time.Duration{5 * time.Second, 30 * time.Second, 2 * time.Minute, 10 * time.Minute, 30 * time.Minute,
-	time.Hour, 3 * time.Hour, 6 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 20 * time.Hour}
+	time.Hour, 3 * time.Hour, 6 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 20 * time.Hour, 20 * time.Hour, 20 * time.Hour}
 
 const (
 	// spread keeps those who failed together from coming again together.
