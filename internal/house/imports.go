@@ -24,7 +24,7 @@ var may = map[string][]string{
 	"federation":             {"federation/follow", "graph"},
 	"federation/follow":      {},
 	"subscriptions":          {"graph"},
-	"digest":                 {"graph"},
+	"digest":                 {"graph", "graph/bulk"},
 	"subscriptions/delivery": {"graph"},
 	"graph":                  {"graph/bulk"},
 	"graph/backup":           {"graph"},
