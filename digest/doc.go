@@ -18,8 +18,8 @@
 //	state.json                        the newest hour; written last
 //	h/YYYY/MM/DD/HH/                  an hour: manifest.json(.sig), digest.*
 //	d/YYYY/MM/DD/, w/YYYY-Www/        roll-ups
-//	feed.atom, feed.json, hours.atom  of the newest hours; each is replaced when one closes
-//	capabilitylist.xml, changelist.xml, recent/
+//	front/SEQ/                        feeds and lists of the newest hours, as they are from hour SEQ on
+//	access.json                       the hosts of all that is named
 //
 // Imports graph, and graph/bulk for sorting; nothing else of ours. Starts goroutines in
 // [Archive.Run] alone.

@@ -37,8 +37,8 @@ type Entry struct {
 	Reason string    `json:"reason"` // of the last one, as its cause, hash and type
 	// Cause is the resource whose edit led to the last one, "" if that is not shown.
 	Cause string `json:"cause,omitempty"`
-	// Causes are the causes of all of them if they are several, ascending, the first
-	// [MaxCauses] of them.
+	// Causes are the causes of all of them if they are not just Cause, ascending, the
+	// first [MaxCauses] of them.
 	Causes []string `json:"causes,omitempty"`
 	// Late is whether one of them is of an edit before the hour it is told in.
 	Late bool `json:"late,omitempty"`
@@ -72,7 +72,7 @@ func (e *Entry) then(next *Entry) {
 	all := append(e.allCauses(), next.allCauses()...)
 	slices.Sort(all)
 	all = slices.Compact(all)
-	if len(all) < 2 {
+	if len(all) == 1 && all[0] == next.Cause {
 		all = nil
 	}
 	e.Causes = all[:min(len(all), MaxCauses)]
