@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -77,9 +78,8 @@ func parsePath(p string) (period Period, from time.Time, name string, ok bool) {
 		from, err = time.Parse("2006/01/02", m[2])
 	default:
 		period = Week
-		var year, week int
-		fmt.Sscan(m[3], &year)
-		fmt.Sscan(m[4], &week)
+		year, _ := strconv.Atoi(m[3]) // of digits alone
+		week, _ := strconv.Atoi(m[4])
 		// The fourth of January lies in the first week of its year.
 		from = Week.start(time.Date(year, 1, 4, 0, 0, 0, 0, time.UTC)).AddDate(0, 0, 7*(week-1))
 	}
