@@ -46,7 +46,9 @@ missing = { $(compiles) || echo gcc libc6-dev; command -v curl >/dev/null || ech
 	command -v chromium chromium-browser google-chrome >/dev/null || echo chromium; \
 	command -v mkfs.ext4 /usr/sbin/mkfs.ext4 >/dev/null || echo e2fsprogs; \
 	command -v varnishd /usr/sbin/varnishd >/dev/null || echo varnish; \
-	compgen -G '/usr/lib/*/varnish/vmods/libvmod_xkey.so' >/dev/null || echo varnish-modules; }
+	compgen -G '/usr/lib/*/varnish/vmods/libvmod_xkey.so' >/dev/null || echo varnish-modules; \
+	command -v xmllint >/dev/null || echo libxml2-utils; \
+	for program in jq zstd openssl; do command -v $$program >/dev/null || echo $$program; done; }
 
 # The tests start caches of their own. What would run one as a service of the
 # machine is left out, so that none starts, now or later.
@@ -72,6 +74,10 @@ setup:
 		varnish) echo 'left out: purges of a real cache; they need Varnish (Debian: apt install varnish varnish-modules)' ;; \
 		varnish-modules) command -v varnishd /usr/sbin/varnishd >/dev/null && \
 			echo 'left out: purges by key of a real cache; they need its module xkey (Debian: apt install varnish-modules)' ;; \
+		libxml2-utils) echo 'left out: digests by a schema of their XML; it needs xmllint (Debian: apt install libxml2-utils)' ;; \
+		jq) echo 'left out: reading digests as their page says; it needs jq (Debian: apt install jq)' ;; \
+		zstd) echo 'left out: reading digests in Zstandard; it needs zstd (Debian: apt install zstd)' ;; \
+		openssl) echo 'left out: keys and signatures by OpenSSL; they need openssl (Debian: apt install openssl)' ;; \
 	esac; done; \
 	[ -z "$$(missing)" ] || [ "$${CI:-}" != true ]
 

@@ -131,7 +131,8 @@ func (f *front) hoursAtom() []byte {
 	return append(b, atomClose...)
 }
 
-// appendHour appends an entry about an hour.
+// appendHour appends an entry about an hour, with the first file of each view: a busy
+// hour may have hundreds.
 func (f *front) appendHour(b []byte, m *Manifest) []byte {
 	folder := f.address(hourFolder(m.From))
 	title := fmt.Sprintf("%s: %s", span(m.From, m.Until), counted(m.Entries, "resource"))
@@ -142,32 +143,40 @@ func (f *front) appendHour(b []byte, m *Manifest) []byte {
 	b = appendElement(append(b, '\n'), "title", title)
 	b = append(stamp(append(b, "\n<updated>"...), m.ClosedAt), "</updated>\n"...)
 	b = appendAtomLink(b, "alternate", "application/json", folder+"manifest.json")
-	for i := range m.Files {
-		file := &m.Files[i]
-		b = appendAttr(append(b, `<link rel="enclosure"`...), "type", file.Type)
-		b = appendNumberAttr(b, "length", uint64(file.Size))
-		b = append(appendAttr(b, "href", folder+file.Href), "/>\n"...)
+	first := slices.DeleteFunc(slices.Clone(m.Files), func(file File) bool { return file.Href != partName(file.Role, 1) })
+	for i := range first {
+		b = appendAttr(append(b, `<link rel="enclosure"`...), "type", first[i].Type)
+		b = appendNumberAttr(b, "length", uint64(first[i].Size))
+		b = append(appendAttr(b, "href", folder+first[i].Href), "/>\n"...)
 	}
 	b = append(b, `<content type="xhtml"><div xmlns="http://www.w3.org/1999/xhtml">`...)
 	b = appendElement(b, "p", m.totals())
 	b = appendElement(b, "p", m.state())
-	if len(m.Files) > 0 {
+	if len(first) > 0 {
 		b = append(b, "<ul>"...)
-		for i := range m.Files {
-			file := &m.Files[i]
-			b = appendAttr(append(b, "<li><a"...), "href", folder+file.Href)
-			b = appendXML(append(b, '>'), file.Href)
-			b = appendXML(append(b, "</a>, "...), byteCount(file.Size))
-			for _, coded := range file.Codings {
-				b = appendAttr(append(b, ", <a"...), "href", folder+coded.Href)
-				b = appendXML(append(b, '>'), coded.Coding)
-				b = appendXML(append(b, "</a> "...), byteCount(coded.Size))
-			}
+		for i := range first {
+			b = appendFile(append(b, "<li>"...), folder, &first[i])
 			b = append(b, "</li>"...)
 		}
 		b = append(b, "</ul>"...)
 	}
+	if more := len(m.Files) - len(first); more > 0 {
+		b = appendElement(b, "p", "The manifest names "+counted(uint64(more), "further file")+".")
+	}
 	return append(b, "</div></content>\n</entry>\n"...)
+}
+
+// appendFile appends links of HTML to a file and its codings.
+func appendFile(b []byte, folder string, file *File) []byte {
+	b = appendAttr(append(b, "<a"...), "href", folder+file.Href)
+	b = appendXML(append(b, '>'), file.Href)
+	b = appendXML(append(b, "</a>, "...), byteCount(file.Size))
+	for _, coded := range file.Codings {
+		b = appendAttr(append(b, ", <a"...), "href", folder+coded.Href)
+		b = appendXML(append(b, '>'), coded.Coding)
+		b = appendXML(append(b, "</a> "...), byteCount(coded.Size))
+	}
+	return b
 }
 
 // totals says in words what happened.

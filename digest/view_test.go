@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/freshwire/freshwire/graph"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden files")
@@ -120,13 +122,14 @@ var hostileTexts = []string{
 	"", "]]>", "<!--", "<![CDATA[", "</entry><entry>", "</url>", "&amp;", "&#0;", "&lt;script&gt;", "<script>alert(1)</script>", `"'`, `\"`, `\u0000`, `\`,
 	"a\x00b", "a\x1bb", "\t", "\n", "\r\n", " lead and trail ", "\x7f", "\u0085", "\u00a0", "\u2028\u2029", "\ufeff", "\u200e\u200f\u202e", "\ufffd", "\ufffe", "\uffff",
 	"\U0001fffe", "\U0010ffff", "a\xffb", "\xed\xa0\x80", "\xf0\x9f", "\xc0\x80", "é 東京 🜨 אבג", "e\u0301", strings.Repeat("<", 255), `},{"id":"`, "{{.}}", "%s%d", "?>", "<?xml?>",
+	"https://e.example/%E2%80%8F%E2%80%AE", "https://e.example/]]%3E", "https://e.example/%00%1B", "https://e.example/%ED%A0%80", "https://e.example/\ufffe<&>", "javascript:alert(1)",
 }
 
 // hostileURIs are canonical, as all that are taken in.
 var hostileURIs = []string{
 	"https://e.example/%3Cscript%3E", "https://e.example/AT%26T", "https://e.example/it%27s", "https://e.example/it's", "https://e.example/?a=1&b=2&lt;", "https://e.example/%22",
-	"https://e.example/%25", "https://e.example/%2525C3%25BC", "https://e.example/a%2Fb%3Fc%23d", "https://e.example/a%20b", "https://e.example/]]%3E", "https://e.example/%5D%5D%3E",
-	"https://e.example/%F0%9F%9C%A8", "https://e.example/Z%C3%BCrich", "https://e.example/%E2%80%AE", "https://e.example/%EF%BF%BE", "https://e.example/%EF%BF%BF",
+	"https://e.example/%25", "https://e.example/%2525C3%25BC", "https://e.example/a%2Fb%3Fc%23d", "https://e.example/a%20b", "https://e.example/%5D%5D%3E",
+	"https://e.example/%F0%9F%9C%A8", "https://e.example/Z%C3%BCrich", "https://e.example/%EF%BF%BE", "https://e.example/%EF%BF%BF",
 	"https://e.example/%D9%85%DB%8C%E2%80%8C%D8%B4%D9%88%D8%AF", "https://e.example/%F3%A0%80%81", "https://e.example/" + strings.Repeat("&", 2030),
 	"https://e.example/" + strings.Repeat("%26", 676), "https://e.example/" + strings.Repeat("%C3%BC", 338), "urn:isbn:1", "ticker:day", "tile:0/0/0",
 }
@@ -319,6 +322,11 @@ func checkRoundTrip(t *testing.T, h *heading, entries []Entry) {
 }
 
 func TestNoTextBreaksOutOfAView(t *testing.T) {
+	for _, uri := range hostileURIs {
+		if err := graph.CheckURI(uri, "tile"); err != nil {
+			t.Error(err)
+		}
+	}
 	entries := hostileEntries(true)
 	checkRoundTrip(t, &heading{base: testBase, m: testHour(0, entries), part: 1, parts: 1}, entries)
 	for _, text := range hostileTexts {
