@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -20,6 +21,9 @@ const (
 	maxChannels = 200_000
 	// maxPerOwner bounds those of one owner, who would else leave no room for others.
 	maxPerOwner = 1000
+	// MaxDigests bounds the channels that ask for a digest: each is read, sorted and
+	// coded every hour, and takes about a second of that.
+	MaxDigests = 100
 	// maxChannelName bounds a name in bytes: it stands in addresses and logs.
 	maxChannelName = 64
 	// maxVersions bounds how often a channel is replaced within what the journal
@@ -53,6 +57,8 @@ var (
 	ErrTooManyChannels = &LimitError{maxChannels, "the hub has %d channels; delete one first"}
 	// ErrTooManyOwned reports an owner who has as many channels as one may have.
 	ErrTooManyOwned = &LimitError{maxPerOwner, "the owner has %d channels; delete one first"}
+	// ErrTooManyDigests reports that as many channels have a digest as may.
+	ErrTooManyDigests = &LimitError{MaxDigests, "%d channels have a digest; take it from one first"}
 	// ErrTooManyVersions reports a channel that is replaced too often.
 	ErrTooManyVersions = &LimitError{maxVersions, "the channel was replaced %d times within what the journal keeps; change its URIs instead, or come again"}
 )
@@ -127,6 +133,8 @@ type Definition struct {
 	Public bool `json:"public,omitempty"`
 	// Owner is whose the channel is; "" is nobody's. It has no say in what passes.
 	Owner string `json:"owner,omitempty"`
+	// Digest has a digest made of what the channel lets through, each hour.
+	Digest bool `json:"digest,omitempty"`
 }
 
 // ChannelInfo is what is shown of a channel.
@@ -149,6 +157,7 @@ type Channels struct {
 	schemes []string
 	pump    *pump // nil until a streamer follows
 	may     func(ctx context.Context, owner string) error
+	changed func()
 
 	edits   atomic.Uint64 // counts the changes of channels
 	editing sync.Mutex    // held by whoever changes a channel
@@ -163,6 +172,7 @@ type Channels struct {
 // channel is one named filter: a selector whose versions have their time.
 type channel struct {
 	name string
+	born uint64 // another number for another channel of its name; 0 of those made before there was one
 
 	mu sync.RWMutex
 	ownership
@@ -178,6 +188,7 @@ type version struct {
 	List   graph.ListID `json:"list,omitempty"`
 	Filter Filter       `json:"filter"` // without URIs
 	Public bool         `json:"public,omitempty"`
+	Digest bool         `json:"digest,omitempty"`
 
 	matcher *Matcher
 }
@@ -187,6 +198,7 @@ type channelRecord struct {
 	Epoch    graph.Epoch `json:"epoch"`
 	Owner    string      `json:"owner,omitempty"`
 	Fixed    bool        `json:"fixed,omitempty"` // made by the configuration
+	Born     uint64      `json:"born,omitempty"`
 	Versions []version   `json:"versions"`
 }
 
@@ -194,7 +206,7 @@ type channelRecord struct {
 // in URIs besides those of graph.CheckURI.
 func OpenChannels(store channelStore, schemes ...string) (*Channels, error) {
 	c := &Channels{store: store, schemes: schemes, byName: map[string]*channel{}, owned: map[string]int{},
-		may: func(context.Context, string) error { return nil }}
+		may: func(context.Context, string) error { return nil }, changed: func() {}}
 	err := store.Records(recordLists, func(_ string, value []byte) error { return json.Unmarshal(value, &c.lists) })
 	if err != nil {
 		return nil, fmt.Errorf("channels: %w", err)
@@ -213,7 +225,7 @@ func OpenChannels(store channelStore, schemes ...string) (*Channels, error) {
 		if len(r.Versions) == 0 {
 			return fmt.Errorf("channel %s has no version", name)
 		}
-		c.install(name, nil, ownership{r.Owner, r.Fixed}, r.Versions)
+		c.install(&channel{name: name, born: r.Born}, ownership{r.Owner, r.Fixed}, r.Versions)
 		return nil
 	})
 	return c, err
@@ -230,6 +242,10 @@ func (v *version) compile(schemes []string) (err error) {
 // is replaced, edited or deleted; its error refuses that. Between the answer and the
 // change the channel does not get another owner. Call it before the channels are used.
 func (c *Channels) Guard(may func(ctx context.Context, owner string) error) { c.may = may }
+
+// Notify has changed called after channels were made, replaced or deleted. Call it before
+// the channels are used.
+func (c *Channels) Notify(changed func()) { c.changed = changed }
 
 // follow has changes take effect where p is in the journal.
 func (c *Channels) follow(p *pump) { c.pump = p }
@@ -375,7 +391,7 @@ func (c *Channels) Get(name string) (ChannelInfo, error) {
 // info shows a channel without counting what is on its list.
 func (c *Channels) info(ch *channel) (info ChannelInfo, list graph.ListID) {
 	v, whose := ch.newest(), ch.ownedBy()
-	return ChannelInfo{Name: ch.name, Definition: Definition{v.Filter, v.Public, whose.owner}, Listed: v.List != 0,
+	return ChannelInfo{Name: ch.name, Definition: Definition{v.Filter, v.Public, whose.owner, v.Digest}, Listed: v.List != 0,
 		Configured: whose.fixed, At: graph.Cursor{Epoch: c.store.Oldest().Epoch, Seq: v.From}}, v.List
 }
 
@@ -477,7 +493,7 @@ func (c *Channels) Put(ctx context.Context, name string, d Definition) (info Cha
 // put makes a channel or replaces old. The definition was checked, and whoever
 // changes it holds the lock.
 func (c *Channels) put(ctx context.Context, name string, d Definition, old *channel, whose ownership) (info ChannelInfo, err error) {
-	next := version{Filter: d.Filter, Public: d.Public}
+	next := version{Filter: d.Filter, Public: d.Public, Digest: d.Digest}
 	next.Filter.URI = nil
 	if err := next.compile(c.schemes); err != nil {
 		return info, err
@@ -485,6 +501,13 @@ func (c *Channels) put(ctx context.Context, name string, d Definition, old *chan
 	versions, err := c.versionsOf(old)
 	if err != nil {
 		return info, err
+	}
+	if d.Digest && (old == nil || !old.newest().Digest) && len(c.Digested()) >= MaxDigests {
+		return info, ErrTooManyDigests
+	}
+	ch := old
+	if ch == nil {
+		ch = &channel{name: name, born: 1 + rand.Uint64N(1<<53)}
 	}
 	edit := graph.ListEdit{Key: recordChannel + name}
 	if d.URI != nil {
@@ -501,15 +524,16 @@ func (c *Channels) put(ctx context.Context, name string, d Definition, old *chan
 		if n := len(versions); n > 0 && versions[n-1].From == at.Seq {
 			versions = versions[:n-1] // it decided nothing
 		}
-		return encodeChannel(channelRecord{at.Epoch, whose.owner, whose.fixed, append(versions, next)})
+		return encodeChannel(channelRecord{at.Epoch, whose.owner, whose.fixed, ch.born, append(versions, next)})
 	}
 	release := c.hold(name)
 	if _, err := c.store.EditList(ctx, edit); err != nil {
 		release()
 		return info, fmt.Errorf("channel %s: %w", name, err)
 	}
-	ch := c.install(name, old, whose, append(versions, next))
+	c.install(ch, whose, append(versions, next))
 	release()
+	c.changed()
 	return c.counted(c.info(ch))
 }
 
@@ -576,15 +600,13 @@ func encodeChannel(r channelRecord) []byte {
 }
 
 // install makes versions known once they are durable.
-func (c *Channels) install(name string, ch *channel, whose ownership, versions []version) *channel {
+func (c *Channels) install(ch *channel, whose ownership, versions []version) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if ch == nil {
-		ch = &channel{name: name}
-		c.byName[name] = ch
-	} else {
+	if c.byName[ch.name] == ch {
 		c.disown(ch)
 	}
+	c.byName[ch.name] = ch
 	if whose.owner != "" {
 		c.owned[whose.owner]++
 	}
@@ -592,7 +614,6 @@ func (c *Channels) install(name string, ch *channel, whose ownership, versions [
 	defer ch.mu.Unlock()
 	ch.ownership, ch.versions = whose, versions
 	ch.edits.Store(c.edits.Add(1))
-	return ch
 }
 
 // disown no longer counts ch for its owner. The lock is held.
@@ -711,5 +732,6 @@ func (c *Channels) remove(ctx context.Context, ch *channel) (graph.Cursor, error
 	ch.deleted = true
 	ch.mu.Unlock()
 	release()
+	c.changed()
 	return res.At, nil
 }

@@ -41,11 +41,17 @@ func CheckConfigured(list []ConfiguredChannel, schemes ...string) error {
 		return fmt.Errorf("more than %d channels; make them over the API", MaxConfigured)
 	}
 	known := map[string]bool{}
+	digests := 0
 	for i := range list {
 		c := &list[i]
 		err := ChannelName(c.Name)
+		if c.Digest {
+			digests++
+		}
 		switch {
 		case err != nil:
+		case digests > MaxDigests:
+			err = ErrTooManyDigests
 		case known[c.Name]:
 			err = errors.New("there are two of that name")
 		case c.Owner != "":
@@ -170,7 +176,7 @@ func (c *Channels) step(want ConfiguredChannel) (s channelStep, err error) {
 	was := s.old.newest()
 	asked := want.Filter
 	asked.URI = nil
-	if filterKey(was.Filter) != filterKey(asked) || was.Public != want.Public || (was.List != 0) != (want.URI != nil) {
+	if filterKey(was.Filter) != filterKey(asked) || was.Public != want.Public || was.Digest != want.Digest || (was.List != 0) != (want.URI != nil) {
 		_, err = c.versionsOf(s.old)
 		return s, err
 	}

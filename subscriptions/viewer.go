@@ -164,6 +164,8 @@ type view struct {
 	// lasting views outlive that, and are as public as the channel is: for those who
 	// keep nothing of what they have read.
 	lasting bool
+	// open views show what everybody would see if the channel were public all the time.
+	open bool
 
 	mu   sync.Mutex
 	seen map[seeing]*Matcher
@@ -187,14 +189,14 @@ func (w *view) isPublic() bool {
 }
 
 // shut reports whether nothing of the channel can be seen any more.
-func (w *view) shut() bool { return w.sight.nothing() && !w.isPublic() }
+func (w *view) shut() bool { return w.sight.nothing() && !w.isPublic() && !w.open }
 
 // of returns how a version is seen, nil if nothing of it is.
 func (w *view) of(m *Matcher) *Matcher {
 	if m == nil {
 		return nil
 	}
-	how := seeing{m, w.isPublic() && m.public}
+	how := seeing{m, w.open || w.isPublic() && m.public}
 	if w.sight.nothing() && !how.public {
 		return nil
 	}
