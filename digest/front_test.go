@@ -139,7 +139,7 @@ func numberedHours(counts ...int) (hours [][]Entry) {
 		for j := range count {
 			offset++
 			at := testNoon.Add(time.Duration(i-len(counts)+1)*time.Hour + time.Duration(j)*time.Second)
-			entries = append(entries, Entry{URI: fmt.Sprintf("https://e.example/%d", (j*7)%count), Change: []string{Created, Updated, Deleted}[j%3],
+			entries = append(entries, Entry{URI: fmt.Sprintf("https://e.example/%d", count-j), Change: []string{Created, Updated, Deleted}[j%3],
 				Count: 1, First: at, Last: at, Offset: offset, Reason: "edit"})
 		}
 		hours = append(hours, entries)
