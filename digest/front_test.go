@@ -447,6 +447,20 @@ func TestHoursAreToldInWords(t *testing.T) {
 	}
 }
 
+func TestAnHourOfManyFilesIsToldByItsFirst(t *testing.T) {
+	f := fill(t, 9, numberedHours(1)).front
+	for parts, want := range map[int]string{1: "", 2: "The manifest names 1 further file.", 41: "The manifest names 40 further files."} {
+		m := testHour(0, nil)
+		for part := range parts {
+			m.Files = append(m.Files, File{Role: RoleNDJSON, Href: partName(RoleNDJSON, part+1), Type: typeNDJSON})
+		}
+		told := string(f.appendHour(nil, m))
+		if strings.Count(told, "digest.ndjson") != 3 || strings.Contains(told, "digest-2") || !strings.Contains(told, want) || strings.Contains(told, "further") != (want != "") {
+			t.Errorf("%d parts are told as\n%s", parts, told)
+		}
+	}
+}
+
 func TestTheFeedOfHoursHasAWeek(t *testing.T) {
 	s := fill(t, 9, make([][]Entry, 170))
 	s.front.hours[1].Complete, s.front.hours[1].Reason = false, Reconcile

@@ -374,6 +374,7 @@ func TestTitlesShowWhatIsPercentEncoded(t *testing.T) {
 		{"https://e.example/%EF%BF%BE%EF%BF%BD%F4%8F%BF%BF", "https://e.example/%EF%BF%BE%EF%BF%BD%F4%8F%BF%BF"},
 		// But the joiners of Persian and Hindi are part of the word.
 		{"https://e.example/%DB%8C%E2%80%8C%D8%B4", "https://e.example/ی\u200cش"},
+		{"https://e.example/%E0%A4%95%E0%A5%8D%E2%80%8D", "https://e.example/क\u094d\u200d"},
 		// What is no UTF-8, or no encoding, stays.
 		{"https://e.example/%C3", "https://e.example/%C3"},
 		{"https://e.example/%C3x%BC", "https://e.example/%C3x%BC"},
