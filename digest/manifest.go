@@ -1,6 +1,7 @@
 package digest
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"time"
@@ -148,9 +149,12 @@ type Rollup struct {
 
 // encode is v as it stands in a file.
 func encode(v any) []byte {
-	b, err := json.MarshalIndent(v, "", " ")
-	if err != nil {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", " ")
+	if err := e.Encode(v); err != nil {
 		panic(fmt.Sprintf("digest: %v", err)) // texts, numbers and times
 	}
-	return append(b, '\n')
+	return b.Bytes()
 }

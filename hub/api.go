@@ -72,15 +72,25 @@ func (h *Hub) routes() http.Handler {
 		{"GET", "/v1/pause", forAdmins, h.getPause},
 		{"POST", "/v1/pause", forAdmins, h.postPause},
 		{"POST", "/v1/reload", forAdmins, h.postReload},
+		{"GET", digestPath, forAll, h.getDigestIndex},
+		{"GET", digestPath + "{name}/since", forAll, h.getDigestSince},
+		{"GET", digestPath + "{name}/{file}", forAll, h.getDigestFile},
+		{"GET", digestPath + "{name}/recent/{file}", forAll, h.getDigestFile},
+		{"GET", digestPath + "{name}/h/{year}/{month}/{day}/{hour}/{file}", forAll, h.getDigestFile},
+		{"GET", digestPath + "{name}/d/{year}/{month}/{day}/{file}", forAll, h.getDigestFile},
+		{"GET", digestPath + "{name}/w/{week}/{file}", forAll, h.getDigestFile},
+		{"GET", "/v1/digests", forAll, h.getDigests},
+		{"GET", "/.well-known/resourcesync", forAll, h.getResourceSync},
 		{"GET", "/healthz", forAll, h.getHealth},
 		{"GET", "/livez", forAll, h.getLife},
 	} {
 		on := chi.Router(r)
-		if strings.HasPrefix(route.path, "/v1/") || strings.HasPrefix(route.path, topicPath) {
+		if strings.HasPrefix(route.path, "/v1/") || strings.HasPrefix(route.path, topicPath) || strings.HasPrefix(route.path, digestPath) {
 			on = paced
 		}
 		on.Method(route.method, route.path, route.needs.guard(h.answered(route.handle)))
 	}
+	r.Method(http.MethodOptions, digestPath+"*", h.answered(h.preflightDigest))
 	for _, method := range []string{http.MethodGet, http.MethodPost, "QUERY"} {
 		paced.Method(method, "/v1/stream", h.streams) // which asks who its viewer is
 	}

@@ -233,6 +233,9 @@ func mayDefine(r *http.Request, d *subscriptions.Definition) error {
 	if d.Public {
 		return refuse(forbidden, "public", "only an administrator makes a channel public: it is then shown to everybody")
 	}
+	if d.Digest {
+		return refuse(forbidden, "digest", "only an administrator has a digest made: it is read whole, and costs disk for years")
+	}
 	if d.Owner != "" && d.Owner != rights.Subject {
 		return refuse(forbidden, "owner", "the channel would be another's")
 	}
@@ -269,6 +272,8 @@ func (h *Hub) readDefinition(s *scanner, name string, d *subscriptions.Definitio
 		d.Lane, err = s.texts(maxDefinitionValues)
 	case "public":
 		d.Public, err = s.boolean()
+	case "digest":
+		d.Digest, err = s.boolean()
 	case "owner":
 		var t []byte
 		if t, err = s.text(); err == nil {

@@ -17,6 +17,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/freshwire/freshwire/digest"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/subscriptions"
 	"github.com/freshwire/freshwire/subscriptions/sink"
@@ -117,6 +118,25 @@ type Config struct {
 	Sinks []sink.Definition `yaml:"sinks"`
 
 	WebSub WebSubConfig `yaml:"websub"`
+
+	Digest DigestConfig `yaml:"digest"`
+}
+
+// DigestConfig says of what digests are made and how long they are kept.
+type DigestConfig struct {
+	All         bool          `yaml:"all"` // of the channel that every hub has
+	KeepHours   time.Duration `yaml:"keep_hours"`
+	KeepRollups time.Duration `yaml:"keep_rollups"`
+}
+
+func (c *DigestConfig) check() error {
+	switch {
+	case c.KeepHours < minKeepHours:
+		return fmt.Errorf("digest-keep-hours: %s is less than %s, and no day would be made of hours", c.KeepHours, minKeepHours)
+	case c.KeepRollups < c.KeepHours:
+		return fmt.Errorf("digest-keep-rollups: %s is less than hours are kept", c.KeepRollups)
+	}
+	return nil
 }
 
 // ChannelConfig is a channel that the operator defines; what is in a field is
@@ -131,6 +151,7 @@ type ChannelConfig struct {
 	Kind   []string `yaml:"kind"`
 	Lane   []string `yaml:"lane"`
 	Public bool     `yaml:"public"`
+	Digest bool     `yaml:"digest"`
 }
 
 // channels are the operator's.
@@ -138,7 +159,7 @@ func (c *Config) channels() (list []subscriptions.ConfiguredChannel) {
 	for _, ch := range c.Channels {
 		list = append(list, subscriptions.ConfiguredChannel{Name: ch.Name, Definition: subscriptions.Definition{
 			Filter: subscriptions.Filter{URI: ch.URI, Prefix: ch.Prefix, Host: ch.Host, Type: ch.Type, Bucket: ch.Bucket, Kind: ch.Kind, Lane: ch.Lane},
-			Public: ch.Public}})
+			Public: ch.Public, Digest: ch.Digest}})
 	}
 	return list
 }
@@ -156,6 +177,7 @@ func DefaultConfig() Config {
 
 		StreamsPerAddress: 256, ConnectionsPerAddress: 256,
 		WebSub: defaultWebSub,
+		Digest: DigestConfig{All: true, KeepHours: digest.DefaultKeepHours, KeepRollups: digest.DefaultKeepRollups},
 	}
 }
 
@@ -244,6 +266,9 @@ var settings = []Setting{
 	{"websub-verify-rate", "verifications in a minute that ask one host, or one address (websub.verify_rate)", func(c *Config) any { return &c.WebSub.VerifyRate }},
 	{"websub-per-owner", "subscriptions of one owner; of an address without a token a tenth of it (websub.per_owner)", func(c *Config) any { return &c.WebSub.PerOwner }},
 	{"websub-moved-to", "URL of the hub that takes subscriptions instead of this one (websub.moved_to)", func(c *Config) any { return &c.WebSub.MovedTo }},
+	{"digest-all", "false: no digest is made of the channel all (digest.all)", func(c *Config) any { return &c.Digest.All }},
+	{"digest-keep-hours", "how long the digests of hours are kept (digest.keep_hours)", func(c *Config) any { return &c.Digest.KeepHours }},
+	{"digest-keep-rollups", "how long those of days and weeks are kept (digest.keep_rollups)", func(c *Config) any { return &c.Digest.KeepRollups }},
 }
 
 const (
@@ -480,6 +505,8 @@ const (
 	minCache = 8 << 20
 	// minKeepAge lets a reader that was restarted resume.
 	minKeepAge = time.Minute
+	// minKeepHours are those of a week and a day: weeks are made of the hours that are kept.
+	minKeepHours = 8 * 24 * time.Hour
 	// maxClockRate makes an hour of a second. The 292 years that a duration holds
 	// then last for a month.
 	maxClockRate = 3600
@@ -520,6 +547,9 @@ func (c *Config) Check() error {
 		return err
 	}
 	if err := c.WebSub.check(); err != nil {
+		return err
+	}
+	if err := c.Digest.check(); err != nil {
 		return err
 	}
 	if err := c.checkNames(); err != nil {

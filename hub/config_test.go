@@ -61,6 +61,8 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 		"per_owner": {"websub-per-owner", "9"}, "moved_to": {"websub-moved-to", "https://hub.example/websub"}} {
 		inWebSub[s[0]], values[s[0]] = name, s[1]
 	}
+	inDigest := map[string]string{"digest-all": "all", "digest-keep-hours": "keep_hours", "digest-keep-rollups": "keep_rollups"}
+	values["digest-all"], values["digest-keep-hours"], values["digest-keep-rollups"] = "false", "300h", "30000h"
 	for _, s := range settings {
 		value := values[s.Name]
 		if value == "" {
@@ -83,6 +85,9 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 		key, section := s.Name, inSection[s.Name]
 		if inWebSub[s.Name] != "" {
 			key, section = inWebSub[s.Name], "websub"
+		}
+		if inDigest[s.Name] != "" {
+			key, section = inDigest[s.Name], "digest"
 		}
 		yaml := key + ": \"" + value + "\"\n"
 		switch reflect.TypeOf(s.field(&file)).Elem().Kind() {
@@ -142,6 +147,8 @@ func TestConfigurationsThatCannotBeMeantAreRefused(t *testing.T) {
 		{"an unknown signature", "websub: {signature: md5}\n", nil, nil, "md5"},
 		{"no verification at all", "", nil, map[string]string{"websub-verify-rate": "0"}, "below 1"},
 		{"a hub elsewhere that is none", "", nil, map[string]string{"websub-moved-to": "elsewhere"}, "moved_to"},
+		{"hours that are kept for less than a week", "digest: {keep_hours: 24h}\n", nil, nil, "no day would be made"},
+		{"roll-ups that go before their hours", "digest: {keep_rollups: 200h}\n", nil, nil, "digest-keep-rollups"},
 		{"an unknown variable", "", []string{"FRESHWIRE_LISTN=a"}, nil, "FRESHWIRE_LISTN: not a setting"},
 		{"a variable in lower case", "", []string{"FRESHWIRE_listen=a"}, nil, "FRESHWIRE_listen: not a setting"},
 		{"a variable without name", "", []string{"FRESHWIRE_=a"}, nil, "not a setting"},

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"net/http"
@@ -46,6 +47,16 @@ func (a *answer) Write(b []byte) (int, error) {
 	}
 	n, err := a.ResponseWriter.Write(b)
 	a.bytes += int64(n)
+	return n, err
+}
+
+// ReadFrom has the server send a file, which leaves that to the kernel.
+func (a *answer) ReadFrom(r io.Reader) (int64, error) {
+	if a.status == 0 {
+		a.status = http.StatusOK
+	}
+	n, err := io.Copy(a.ResponseWriter, r)
+	a.bytes += n
 	return n, err
 }
 

@@ -14,7 +14,7 @@
 // exception: they also reach loopback, so foreign host names and writes from foreign
 // origins are refused.
 //
-// Imports graph, graph/backup, subscriptions, subscriptions/claim, hub/auth and
+// Imports graph, graph/backup, subscriptions, subscriptions/claim, digest, hub/auth and
 // hub/outbound.
 package hub
 
@@ -31,6 +31,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/freshwire/freshwire/digest"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/outbound"
 	"github.com/freshwire/freshwire/subscriptions"
@@ -80,6 +81,9 @@ type Hub struct {
 	sinks     *sink.Sinks
 	websub    *websub.Hub
 	callbacks *outbound.Client // of those who subscribed
+
+	archive *digest.Archive
+	addings chan struct{} // a place for each who has digests added up
 }
 
 // A machine is what a hub runs on. Tests have others: with a disk that loses
@@ -136,6 +140,7 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 		return nil, errors.Join(err, h.store.Close())
 	}
 	h.channels.Guard(mayOwn)
+	h.channels.Notify(h.channelsChanged)
 	if _, err = h.channels.Configuring(cfg.channels()); err != nil {
 		return nil, errors.Join(err, h.store.Close())
 	}
@@ -152,6 +157,9 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 	}
 	h.metrics.registry.MustRegister(claimCollector{h.claims})
 	if err := h.listen(m); err != nil {
+		return nil, errors.Join(err, h.Close())
+	}
+	if err := h.openArchive(options.FS); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
 	return h, nil
@@ -278,6 +286,11 @@ func (h *Hub) Run(ctx context.Context) error {
 		defer close(handingOut)
 		return h.claims.Run(ctx)
 	})
+	closingHours := make(chan struct{})
+	g.Go(func() error {
+		defer close(closingHours)
+		return h.archive.Run(ctx)
+	})
 	if h.asksForTokens() {
 		g.Go(func() error { return h.followKeys(ctx) })
 	}
@@ -296,6 +309,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		h.drain()
 		<-called
 		<-handingOut // what it knows is written down
+		<-closingHours
 		return nil
 	})
 	err := errors.Join(g.Wait(), h.store.Close())

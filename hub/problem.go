@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/freshwire/freshwire/digest"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/auth"
 	"github.com/freshwire/freshwire/subscriptions"
@@ -110,6 +111,16 @@ var (
 		"follow many resources by one channel, end what is not needed, or come again later"}
 	observing = &problemKind{"observing", http.StatusServiceUnavailable, "The hub only observes",
 		"ask its operator for mode normal"}
+	noDigest = &problemKind{"no-digest", http.StatusNotFound, "The channel has no digest",
+		"/digest/ lists those that have one; an administrator gives a channel one by \"digest\": true in its definition. The first hour closes when it is over"}
+	notYet = &problemKind{"not-yet", http.StatusNotFound, "The digest is not closed yet",
+		"state.json names the newest one; an hour closes up to two minutes after its end"}
+	expired = &problemKind{"expired", http.StatusGone, "The digest is not kept any more",
+		"state.json lists the days and weeks that are kept; since?seq=0 has all of them together"}
+	tooManySince = &problemKind{"too-many-since", http.StatusTooManyRequests, "As many digests are being added up as may",
+		"download the digests that state.json names, or come again"}
+	badRange = &problemKind{"bad-range", http.StatusRequestedRangeNotSatisfiable, "The range cannot be served",
+		"ask for bytes that the file has; Content-Range tells its size"}
 	internalError = &problemKind{"internal", http.StatusInternalServerError, "The hub failed",
 		"the hub's log tells more under this request's X-Request-Id"}
 	shuttingDown = &problemKind{"shutting-down", http.StatusServiceUnavailable, "The hub is shutting down",
@@ -122,7 +133,7 @@ var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
 	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, unknownSink, unknownLetter, letterStays, unknownClaim, tooManyClaims, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
-	backupRefused, badConfig, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing, internalError, shuttingDown,
+	backupRefused, badConfig, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing, noDigest, notYet, expired, tooManySince, badRange, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
 	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},
@@ -132,7 +143,7 @@ var problemKinds = []*problemKind{
 // retryAfter is what who is refused is asked to wait, in seconds, where waiting may
 // help: a restart takes less than 5; the journal is trimmed once a minute, which makes
 // room on the disk, and people take longer. Streams and paces say their own.
-var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60, tooManyClaims: 5, tooManySubscriptions: 60, observing: 300}
+var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60, tooManyClaims: 5, tooManySubscriptions: 60, observing: 300, tooManySince: 30}
 
 // Problem is the body of every refusal.
 // Source: RFC 9457.
@@ -279,6 +290,14 @@ func problemOf(err error) Problem {
 		return unknownSubscription.problem("")
 	case errors.Is(err, websub.ErrObserving):
 		return observing.problem("it calls nobody, and so can verify nothing")
+	case errors.Is(err, digest.ErrNoDigest):
+		return noDigest.problem(err.Error())
+	case errors.Is(err, digest.ErrNotYet):
+		return notYet.problem(err.Error())
+	case errors.Is(err, digest.ErrExpired):
+		return expired.problem(err.Error())
+	case errors.Is(err, digest.ErrNoFile):
+		return notFound.problem(err.Error())
 	case errors.Is(err, graph.ErrUnknown):
 		return unknownResource.problem("")
 	case errors.Is(err, graph.ErrClosed):
