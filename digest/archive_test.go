@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"io"
 	"path"
 	"slices"
@@ -71,7 +72,7 @@ func TestWhatIsAskedForIsThereOrYetToComeOrExpiredOrNothing(t *testing.T) {
 	if kept := s.Seq - s.FirstSeq + 1; kept != 40 && kept != 41 {
 		t.Errorf("%d hours are kept", kept)
 	}
-	newest := Hour.folder(s.From)
+	newest := Hour.Folder(s.From)
 	for _, x := range []struct {
 		name string
 		want error
@@ -79,9 +80,9 @@ func TestWhatIsAskedForIsThereOrYetToComeOrExpiredOrNothing(t *testing.T) {
 		{newest + "manifest.json", nil}, {newest + "manifest.json.sig", nil}, {newest + "digest.ndjson", nil}, {newest + "digest.ndjson.zst", nil},
 		{"feed.atom", nil}, {"feed.json", nil}, {"hours.atom", nil}, {"capabilitylist.xml", nil}, {"changelist.xml", nil}, {"recent/changelist.xml", nil},
 		{newest + "digest-2.ndjson", ErrNoFile}, {newest + "plan.json", ErrNoFile}, {"plan.json", ErrNoFile}, {"access.json", ErrNoFile}, {"front/0000000001/feed.atom", ErrNoFile},
-		{Hour.folder(s.Until) + "manifest.json", ErrNotYet}, {Day.folder(s.Until) + "manifest.json", ErrNotYet}, {Week.folder(s.Until.AddDate(0, 0, 14)) + "manifest.json", ErrNotYet},
-		{Hour.folder(s.From.Add(-45*time.Hour)) + "manifest.json", ErrExpired}, {Hour.folder(s.From.AddDate(-1, 0, 0)) + "manifest.json", ErrNoFile},
-		{Day.folder(s.From.AddDate(0, 0, -1)) + "manifest.json", nil},
+		{Hour.Folder(s.Until) + "manifest.json", ErrNotYet}, {Day.Folder(s.Until) + "manifest.json", ErrNotYet}, {Week.Folder(s.Until.AddDate(0, 0, 14)) + "manifest.json", ErrNotYet},
+		{Hour.Folder(s.From.Add(-45*time.Hour)) + "manifest.json", ErrExpired}, {Hour.Folder(s.From.AddDate(-1, 0, 0)) + "manifest.json", ErrNoFile},
+		{Day.Folder(s.From.AddDate(0, 0, -1)) + "manifest.json", nil},
 	} {
 		if _, err := w.a.Find("all", x.name); !errors.Is(err, x.want) || x.want == nil && err != nil {
 			t.Errorf("%s: got %v, want %v", x.name, err, x.want)
@@ -182,12 +183,12 @@ func TestANewKeyIsAnnouncedUnderTheOldOnesSignature(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.hours(1)
-	m, _ := w.manifest(w.a.series["all"], Hour.folder(w.state().From))
+	m, _ := w.manifest(w.a.series["all"], Hour.Folder(w.state().From))
 	if m.Key != old || !slices.ContainsFunc(m.Keys, func(l Key) bool { return l.ID == k.ID }) {
 		t.Errorf("signed by %s, announces %v", m.Key, m.Keys)
 	}
 	w.hours(2)
-	if m, _ = w.manifest(w.a.series["all"], Hour.folder(w.state().From)); m.Key != k.ID || len(m.Keys) != 2 {
+	if m, _ = w.manifest(w.a.series["all"], Hour.Folder(w.state().From)); m.Key != k.ID || len(m.Keys) != 2 {
 		t.Errorf("after the overlap it is signed by %s", m.Key)
 	}
 	// The old one's private half goes.
@@ -315,20 +316,32 @@ func (j *fullJournal) Room() error {
 	return nil
 }
 
-func TestOriginsAreThePrefixesThatARightMayName(t *testing.T) {
+func TestOriginsArePrefixesThatARightMayName(t *testing.T) {
 	for uri, want := range map[string]string{
-		"https://en.example.org/wiki/A#html": "https://en.example.org", "https://en.example.org:8443/": "https://en.example.org:8443",
-		"urn:isbn:123": "urn:isbn", "ticker:PT1H": "ticker:PT1H", "https://en.example.org/a:b/c": "https://en.example.org",
+		"https://en.example.org/wiki/A#html": "https://en.example.org/wiki", "https://en.example.org:8443/": "https://en.example.org:8443",
+		"urn:isbn:123": "urn:isbn", "ticker:PT1H": "ticker:PT1H", "https://en.example.org/a:b/c": "https://en.example.org/a:b",
+		"https://en.example.org/?curid=7": "https://en.example.org", "https://en.example.org/w?title=A": "https://en.example.org",
 	} {
-		if got := origin(uri); got != want || !graph.UnderPrefix(uri, got) || graph.CheckPrefix(got) != nil {
-			t.Errorf("%s: got %s, want %s", uri, got, want)
+		host, got := origin(uri)
+		if got != want || !graph.UnderPrefix(uri, got) || graph.CheckPrefix(got) != nil || !graph.UnderPrefix(uri, host) || graph.CheckPrefix(host) != nil {
+			t.Errorf("%s: got %s on %s, want %s", uri, got, host, want)
 		}
 	}
 	var o origins
-	for i := range 3 * maxOrigins {
-		o.note(&Entry{URI: "https://h" + string(rune('a'+i%26)) + strings.Repeat("x", i/26) + ".example/", Cause: "https://c.example/"})
+	noted := func(uri string) bool {
+		return o.Everywhere || slices.ContainsFunc(o.Origins, func(p string) bool { return graph.UnderPrefix(uri, p) })
 	}
-	if len(o.Origins) != maxOrigins || !o.Everywhere {
+	for i := range 3 * maxOrigins {
+		for _, uri := range []string{fmt.Sprintf("https://root.example/Page%d", i), fmt.Sprintf("https://wiki.example/wiki/P%d", i), fmt.Sprintf("https://h%d.example/wiki/", i/2)} {
+			if o.note(&Entry{URI: uri, Cause: "https://cause.example/w/T"}); !noted(uri) || !noted("https://cause.example/w/T") {
+				t.Fatalf("%s does not lie under %v", uri, o.Origins)
+			}
+		}
+		if i == 100 && (len(o.Origins) > 60 || !slices.Contains(o.Origins, "https://root.example") || !slices.Contains(o.Origins, "https://wiki.example/wiki")) {
+			t.Fatalf("%v are noted", o.Origins)
+		}
+	}
+	if len(o.Origins) > maxOrigins || !o.Everywhere {
 		t.Errorf("%d are noted, everywhere %v", len(o.Origins), o.Everywhere)
 	}
 }

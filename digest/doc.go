@@ -19,7 +19,7 @@
 //	h/YYYY/MM/DD/HH/                  an hour: manifest.json(.sig), digest.*
 //	d/YYYY/MM/DD/, w/YYYY-Www/        roll-ups
 //	front/SEQ/                        feeds and lists of the newest hours, as they are from hour SEQ on
-//	access.json                       the hosts of all that is named
+//	access.json                       prefixes of all that is named
 //
 // Imports graph, and graph/bulk for sorting; nothing else of ours. Starts goroutines in
 // [Archive.Run] alone.

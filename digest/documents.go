@@ -184,7 +184,7 @@ func (s *series) rollUp(ctx context.Context) error {
 				continue
 			}
 			if err := s.makeRollup(ctx, h, p, from); err != nil {
-				return fmt.Errorf("%s: %w", p.folder(from), err)
+				return fmt.Errorf("%s: %w", p.Folder(from), err)
 			}
 			h = s.now()
 		}
@@ -200,7 +200,7 @@ func (s *series) makeRollup(ctx context.Context, h *head, p Period, from time.Ti
 			hours = append(hours, c)
 		}
 	}
-	folder := p.folder(from)
+	folder := p.Folder(from)
 	if !s.a.d.exists(path.Join(s.dir, folder)) {
 		m, err := s.rollupOf(h, p, folder, hours)
 		if err != nil {

@@ -25,7 +25,7 @@ type Info struct {
 	Newest  *Manifest // of the newest hour, without keys, hashes and sizes
 	Hours   int       // that are kept
 	Bytes   int64     // of all hours and roll-ups
-	// Origins are the hosts of all that is named, as https://en.example.org: whoever may
+	// Origins are prefixes of all that is named, as https://en.example.org/wiki: whoever may
 	// see all under each of them may read all of it. Everywhere means that there are more
 	// than are noted.
 	Origins    []string

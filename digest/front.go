@@ -39,7 +39,7 @@ func (f *front) newest(role string) string {
 	if len(f.hours) == 0 {
 		return ""
 	}
-	return f.address(hourFolder(f.hours[0].From) + partName(role, 1))
+	return f.address(Hour.Folder(f.hours[0].From) + partName(role, 1))
 }
 
 // updated is when the newest hour closed.
@@ -134,7 +134,7 @@ func (f *front) hoursAtom() []byte {
 // appendHour appends an entry about an hour, with the first file of each view: a busy
 // hour may have hundreds.
 func (f *front) appendHour(b []byte, m *Manifest) []byte {
-	folder := f.address(hourFolder(m.From))
+	folder := f.address(Hour.Folder(m.From))
 	title := fmt.Sprintf("%s: %s", span(m.From, m.Until), counted(m.Entries, "resource"))
 	if !m.Complete {
 		title += ", not complete"

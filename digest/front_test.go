@@ -31,7 +31,7 @@ func fill(t testing.TB, per int, hours [][]Entry) *shelf {
 	for i, entries := range hours {
 		m := testHour(i-len(hours)+1, entries)
 		s.shelve(t, m, entries, per, prev)
-		prev = hourFolder(m.From)
+		prev = Hour.Folder(m.From)
 		f.hours = append([]*Manifest{m}, f.hours...)
 		f.entries = append(s.lines(t, m, RoleAtom), f.entries...)
 		f.items = append(s.lines(t, m, RoleJSONFeed), f.items...)
@@ -39,7 +39,7 @@ func fill(t testing.TB, per int, hours [][]Entry) *shelf {
 	}
 	m := f.hours[0]
 	f.state = &State{Version: Version, Channel: m.Channel, Seq: m.Seq, FirstSeq: f.hours[len(f.hours)-1].Seq, Epoch: m.Epoch,
-		Cursor: fmt.Sprintf("%s.%d", m.Epoch, m.LastOffset), From: m.From, Until: m.Until, LastOffset: m.LastOffset, Manifest: hourFolder(m.From) + "manifest.json",
+		Cursor: fmt.Sprintf("%s.%d", m.Epoch, m.LastOffset), From: m.From, Until: m.Until, LastOffset: m.LastOffset, Manifest: Hour.Folder(m.From) + "manifest.json",
 		Atom: "feed.atom", JSONFeed: "feed.json", CapabilityList: capabilityListName, Stream: "../../v1/channels/all/stream"}
 	s.refresh()
 	return s
@@ -62,7 +62,7 @@ func (s *shelf) refresh() {
 // shelve makes the files of one hour.
 func (s *shelf) shelve(t testing.TB, m *Manifest, entries []Entry, per int, prev string) {
 	t.Helper()
-	folder := channelAddress(testBase, m.Channel) + hourFolder(m.From)
+	folder := channelAddress(testBase, m.Channel) + Hour.Folder(m.From)
 	for _, role := range []string{RoleNDJSON, RoleAtom, RoleJSONFeed, RoleChangeList} {
 		sorted := slices.SortedFunc(slices.Values(entries), func(a, b Entry) int {
 			switch role {
@@ -103,7 +103,7 @@ func (s *shelf) lines(t testing.TB, m *Manifest, role string) (all []string) {
 	t.Helper()
 	for _, file := range m.Files {
 		if file.Role == role {
-			found, err := lines(bytes.NewReader(s.at(t, channelAddress(testBase, m.Channel)+hourFolder(m.From)+file.Href)), role, 0, MaxPart)
+			found, err := lines(bytes.NewReader(s.at(t, channelAddress(testBase, m.Channel)+Hour.Folder(m.From)+file.Href)), role, 0, MaxPart)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -472,7 +472,7 @@ func TestTheFeedOfHoursHasAWeek(t *testing.T) {
 	seen := map[string]bool{}
 	for i, e := range feed.Entries {
 		m := s.front.hours[i]
-		if seen[e.ID] || !e.UpdatedParsed.Equal(m.ClosedAt) || e.Links[0].Href != testBase+"/all/"+hourFolder(m.From)+"manifest.json" ||
+		if seen[e.ID] || !e.UpdatedParsed.Equal(m.ClosedAt) || e.Links[0].Href != testBase+"/all/"+Hour.Folder(m.From)+"manifest.json" ||
 			strings.Contains(e.Title, "not complete") != (i == 1) || strings.Contains(e.Content.Value, "Trust nothing") != (i == 1) {
 			t.Errorf("hour %d is told as %+v", i, e)
 		}

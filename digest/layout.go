@@ -48,8 +48,8 @@ func (p Period) end(t time.Time) time.Time {
 	return t.AddDate(0, 0, 1)
 }
 
-// folder is where the digest lies that begins at t, below the channel's.
-func (p Period) folder(t time.Time) string {
+// Folder is where the digest lies that begins at t, below the channel's.
+func (p Period) Folder(t time.Time) string {
 	switch p {
 	case Hour:
 		return t.UTC().Format("h/2006/01/02/15/")
@@ -83,7 +83,7 @@ func parsePath(p string) (period Period, from time.Time, name string, ok bool) {
 		// The fourth of January lies in the first week of its year.
 		from = Week.start(time.Date(year, 1, 4, 0, 0, 0, 0, time.UTC)).AddDate(0, 0, 7*(week-1))
 	}
-	return period, from, m[5], err == nil && strings.HasPrefix(p, period.folder(from))
+	return period, from, m[5], err == nil && strings.HasPrefix(p, period.Folder(from))
 }
 
 // relative is the address of a file as seen from a folder, both below the channel's.

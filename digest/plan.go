@@ -56,7 +56,7 @@ func (p *position) UnmarshalText(b []byte) (err error) {
 func (p *plan) until() time.Time { return Hour.end(p.From) }
 
 // folder is where the hour will be, below the channel's folder.
-func (p *plan) folder() string { return Hour.folder(p.From) }
+func (p *plan) folder() string { return Hour.Folder(p.From) }
 
 func readPlan(b []byte) (p *plan, err error) {
 	p = new(plan)

@@ -57,9 +57,9 @@ func TestPathsOfDigestsReadBack(t *testing.T) {
 			if from.After(at) || !p.end(from).After(at) {
 				t.Fatalf("the %s of %s begins at %s and ends at %s", p, at, from, p.end(from))
 			}
-			period, got, name, ok := parsePath(p.folder(from) + "digest-2.ndjson.gz")
+			period, got, name, ok := parsePath(p.Folder(from) + "digest-2.ndjson.gz")
 			if !ok || period != p || !got.Equal(from) || name != "digest-2.ndjson.gz" {
-				t.Fatalf("%s is read as %s %s %s", p.folder(from), period, got, name)
+				t.Fatalf("%s is read as %s %s %s", p.Folder(from), period, got, name)
 			}
 		}
 	}
@@ -76,8 +76,8 @@ func FuzzPath(f *testing.F) {
 	f.Add("h/2026/11/22/10/digest.ndjson")
 	f.Add("w/2026-W47/manifest.json.sig")
 	f.Fuzz(func(t *testing.T, text string) {
-		if p, from, name, ok := parsePath(text); ok && p.folder(from)+name != text {
-			t.Errorf("%q is read as %q", text, p.folder(from)+name)
+		if p, from, name, ok := parsePath(text); ok && p.Folder(from)+name != text {
+			t.Errorf("%q is read as %q", text, p.Folder(from)+name)
 		}
 	})
 }

@@ -152,7 +152,7 @@ func (f *front) changeListIndex() []byte {
 			if m.Files[j].Role != RoleChangeList {
 				continue
 			}
-			b = appendElement(append(b, "<sitemap>"...), "loc", at+hourFolder(m.From)+m.Files[j].Href)
+			b = appendElement(append(b, "<sitemap>"...), "loc", at+Hour.Folder(m.From)+m.Files[j].Href)
 			b = append(stamp(append(b, "<lastmod>"...), m.ClosedAt), "</lastmod>"...)
 			b = append(appendSyncRange(b, "", m.From, m.Until), "</sitemap>\n"...)
 		}

@@ -92,7 +92,7 @@ func TestHostileTextsInThePlaceOfURIsAreWellFormed(t *testing.T) {
 // A schema that lets everything pass would prove nothing.
 func TestTheSchemasRefuseWhatTheStandardsForbid(t *testing.T) {
 	s := fill(t, 2, [][]Entry{{plainEntries()[1]}, plainEntries()})
-	closed := testBase + "/all/" + hourFolder(testNoon)
+	closed := testBase + "/all/" + Hour.Folder(testNoon)
 	for _, c := range []struct{ what, address, old, new string }{
 		{"a feed without id", closed + "digest.atom", "<id>https://hub.example/digest/all/feed.atom</id>\n", ""},
 		{"an entry without id", closed + "digest.atom", "<entry><id>urn:freshwire:digest:all:00005f3a.88131</id>", "<entry>"},

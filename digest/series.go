@@ -108,7 +108,7 @@ func (a *Archive) load(name string) (*series, error) {
 func (s *series) loadHours(h *head) error {
 	from := h.state.From.Add(-time.Duration(h.state.Seq-h.state.FirstSeq) * time.Hour)
 	for ; !from.After(h.state.From); from = from.Add(time.Hour) {
-		c, err := s.read(Hour.folder(from))
+		c, err := s.read(Hour.Folder(from))
 		if err != nil {
 			return err
 		}

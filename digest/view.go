@@ -76,9 +76,6 @@ func mediaType(role string) string {
 	return typeNDJSON
 }
 
-// hourFolder is the folder of an hour below its channel's.
-func hourFolder(from time.Time) string { return from.UTC().Format("h/2006/01/02/15/") }
-
 // channelAddress is that of a channel's folder, with a slash at the end.
 func channelAddress(base, channel string) string { return base + "/" + channel + "/" }
 
@@ -86,7 +83,7 @@ func (h *heading) channel() string { return channelAddress(h.base, h.m.Channel) 
 
 // address is that of a part of the same digest.
 func (h *heading) address(role string, part int) string {
-	return h.channel() + hourFolder(h.m.From) + partName(role, part)
+	return h.channel() + Hour.Folder(h.m.From) + partName(role, part)
 }
 
 // older is the address of the part that goes on where this one ends, "" if there is

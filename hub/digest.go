@@ -105,7 +105,7 @@ type digestView struct {
 }
 
 // digestOf returns what the caller may see of the digests of the channel in the address.
-// A digest is read whole: a token has to cover every host that it names. Whoever has no
+// A digest is read whole: a token has to cover all that it names. Whoever has no
 // token is not told whether there is one that is not public.
 func (h *Hub) digestOf(r *http.Request, name string) (v digestView, err error) {
 	channel, unknown := h.channels.Get(name)
@@ -120,7 +120,7 @@ func (h *Hub) digestOf(r *http.Request, name string) (v digestView, err error) {
 	v.whole = rights.SeesAll() || !rights.Anonymous() && !v.Everywhere &&
 		!slices.ContainsFunc(v.Origins, func(origin string) bool { return !rights.Sees(origin) })
 	if !v.whole && !v.public {
-		return v, refuse(forbidden, "", "a digest is read whole, and the token's subscribe does not cover every host in it; /v1/stream?channel=%s shows what it covers", name)
+		return v, refuse(forbidden, "", "a digest is read whole, and the token's subscribe does not cover all in it; /v1/stream?channel=%s shows what it covers", name)
 	}
 	return v, nil
 }
