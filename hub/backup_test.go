@@ -75,8 +75,8 @@ func TestBackupsAreMadeAndListedOverHTTP(t *testing.T) {
 		t.Errorf("of four backups the newest two are %s", got)
 	}
 	entries, err := os.ReadDir(h.cfg.Data)
-	if err != nil || len(entries) != 2 {
-		t.Errorf("the data hold %v, %v; want backups and store", entries, err)
+	if err != nil || len(entries) != 4 {
+		t.Errorf("the data hold %v, %v; want backups, digest, keys and store", entries, err)
 	}
 }
 

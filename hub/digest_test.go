@@ -315,29 +315,42 @@ func nextNotice(r io.Reader) (n struct {
 	}
 }
 
-func TestWhoMayReadADigest(t *testing.T) {
-	h := startKeyedHub(t, hourly)
-	put := func(name, definition string) {
-		t.Helper()
+var (
+	everything = auth.Rights{Subject: "reader", Subscribe: auth.Prefixes{"*"}}
+	nothing    = auth.Rights{Subject: "nothing", Publish: auth.Prefixes{"https://en.example.org/wiki"}}
+)
+
+func (h *keyedHub) bearer(r auth.Rights) []string {
+	return []string{"Authorization", "Bearer " + h.token(r)}
+}
+
+// startDigestedHub runs a hub with digests of a public channel and of others.
+func startDigestedHub(t *testing.T) (h *keyedHub, states map[string]digest.State) {
+	t.Helper()
+	h = startKeyedHub(t, hourly)
+	for name, definition := range map[string]string{
+		"open":   `{"host":["en.example.org"],"public":true,"digest":true}`,
+		"closed": `{"host":["en.example.org","secret.example.org"],"digest":true}`,
+		"one":    `{"prefix":["https://en.example.org/wiki"],"digest":true}`,
+		"none":   `{"prefix":["https://en.example.org/wiki"],"public":true}`,
+	} {
 		if a := h.as(root, "PUT", "/v1/channels/"+name, definition); a.status/100 != 2 {
 			t.Fatalf("%d %s", a.status, a.body)
 		}
 	}
-	put("open", `{"host":["en.example.org"],"public":true,"digest":true}`)
-	put("closed", `{"host":["en.example.org","secret.example.org"],"digest":true}`)
-	put("one", `{"prefix":["https://en.example.org/wiki"],"digest":true}`)
-	put("none", `{"prefix":["https://en.example.org/wiki"],"public":true}`)
 	for _, uri := range []string{"https://en.example.org/wiki/A", "https://secret.example.org/B"} {
 		h.as(root, "POST", "/v1/updates", `{"uri":"`+uri+`","version":"1"}`)
 	}
 	h.settled()
-	everything := auth.Rights{Subject: "reader", Subscribe: auth.Prefixes{"*"}}
-	nothing := auth.Rights{Subject: "nothing", Publish: auth.Prefixes{"https://en.example.org/wiki"}}
-	bearer := func(r auth.Rights) []string { return []string{"Authorization", "Bearer " + h.token(r)} }
-	states := map[string]digest.State{}
+	states = map[string]digest.State{}
 	for _, name := range []string{"all", "open", "closed", "one"} {
-		states[name] = h.closed(name, h.store.Token(), bearer(root)...)
+		states[name] = h.closed(name, h.store.Token(), h.bearer(root)...)
 	}
+	return h, states
+}
+
+func TestWhoMayReadADigest(t *testing.T) {
+	h, states := startDigestedHub(t)
 	for _, c := range []struct {
 		who  *auth.Rights
 		name string
@@ -351,7 +364,7 @@ func TestWhoMayReadADigest(t *testing.T) {
 	} {
 		var header []string
 		if c.who != nil {
-			header = bearer(*c.who)
+			header = h.bearer(*c.who)
 		}
 		names := []string{"state.json", "feed.atom", "feed.json", "hours.atom", "changelist.xml", "recent/changelist.xml", "capabilitylist.xml", "since?seq=0"}
 		if s, ok := states[c.name]; ok {
@@ -381,10 +394,17 @@ func TestWhoMayReadADigest(t *testing.T) {
 			}
 		}
 	}
+	if a := h.as(enwiki, "PUT", "/v1/channels/mine", `{"prefix":["https://en.example.org/wiki"],"digest":true}`); refusedWith(a) != "403 forbidden" {
+		t.Errorf("who is no administrator has a digest made: %d %s", a.status, a.body)
+	}
+}
+
+func TestDigestsAreListedForWhoMayReadThem(t *testing.T) {
+	h, _ := startDigestedHub(t)
 	for _, c := range []struct {
 		who  []string
 		want string
-	}{{nil, "open"}, {bearer(enwiki), "one open"}, {bearer(everything), "all closed one open"}} {
+	}{{nil, "open"}, {h.bearer(enwiki), "one open"}, {h.bearer(everything), "all closed one open"}} {
 		var listed struct{ Items []digestShape }
 		a := h.raw("GET", "/v1/digests", c.who...)
 		if err := json.Unmarshal(a.body, &listed); err != nil {
@@ -407,9 +427,6 @@ func TestWhoMayReadADigest(t *testing.T) {
 		if page.header.Get("Content-Security-Policy") != digest.IndexPolicy {
 			t.Errorf("the page is sent with %v", page.header)
 		}
-	}
-	if a := h.as(enwiki, "PUT", "/v1/channels/mine", `{"prefix":["https://en.example.org/wiki"],"digest":true}`); refusedWith(a) != "403 forbidden" {
-		t.Errorf("who is no administrator has a digest made: %d %s", a.status, a.body)
 	}
 }
 
