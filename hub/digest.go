@@ -64,9 +64,10 @@ func (c *Config) keys() string { return filepath.Join(c.Data, "keys") }
 // RotateDigestKey makes a new key for the digests of the hub whose data are in a folder,
 // which begins to sign after an overlap. A hub that runs takes it when the next hour
 // closes.
-func RotateDigestKey(data string, from time.Time) (digest.Key, error) {
+func RotateDigestKey(data string, from time.Time) (id string, err error) {
 	c := Config{Data: data}
-	return digest.RotateKey(vfs.Default, c.keys(), from)
+	k, err := digest.RotateKey(vfs.Default, c.keys(), from)
+	return k.ID, err
 }
 
 // channelsChanged hears that channels were made, replaced or deleted.

@@ -18,6 +18,7 @@ const (
 	exitNotFound    = 3
 	exitUnreachable = 4
 	exitRefused     = 5
+	exitGap         = 6
 )
 
 const exitHelp = `Exit codes:
@@ -26,13 +27,21 @@ const exitHelp = `Exit codes:
   2  wrong use: unknown command, flag or argument
   3  the hub never heard of that URI or channel
   4  cannot reach the hub
-  5  the hub refused the request`
+  5  the hub refused the request
+  6  digests have a gap: something was missed that cannot be had`
 
 // A usageError reports a command line that makes no sense.
 type usageError struct{ err error }
 
 func (e usageError) Error() string { return e.err.Error() }
 func (e usageError) Unwrap() error { return e.err }
+
+// A gapError reports that all was done that can be, and that something is missing.
+type gapError struct{ gaps int }
+
+func (e gapError) Error() string {
+	return fmt.Sprintf("%d gaps, told above: take what you hold for stale and read it anew", e.gaps)
+}
 
 // usagef is a usageError with this text.
 func usagef(format string, a ...any) error { return usageError{fmt.Errorf(format, a...)} }
@@ -52,9 +61,12 @@ func exitCode(err error) int {
 	var usage usageError
 	var problem *client.Problem
 	var transport *url.Error
+	var gap gapError
 	switch {
 	case err == nil:
 		return exitOK
+	case errors.As(err, &gap):
+		return exitGap
 	case errors.Is(err, context.Canceled):
 		return exitFailed
 	case errors.As(err, &usage):

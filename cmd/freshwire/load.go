@@ -336,12 +336,16 @@ type progress struct {
 }
 
 func (c *cli) newProgress(size int64) *progress {
+	return c.progressOf(size, progressbar.OptionShowBytes(true), progressbar.OptionSetDescription("loading"))
+}
+
+// progressOf is a progress of a size that is shown as options say.
+func (c *cli) progressOf(size int64, options ...progressbar.Option) *progress {
 	now := time.Now()
 	p := &progress{w: c.stderr, size: size, began: now, next: now.Add(reportEvery)}
 	if file, ok := c.stderr.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		p.bar = progressbar.NewOptions64(p.size, progressbar.OptionSetWriter(file),
-			progressbar.OptionShowBytes(true), progressbar.OptionSetDescription("loading"),
-			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())
+		p.bar = progressbar.NewOptions64(p.size, append(options, progressbar.OptionSetWriter(file),
+			progressbar.OptionThrottle(100*time.Millisecond), progressbar.OptionClearOnFinish())...)
 	}
 	return p
 }

@@ -226,7 +226,7 @@ func TestACommandThatDoesNotFinishIsKilledWithWhatItStarted(t *testing.T) {
 	w := &worker{command: `sleep 600 & echo began; wait`, grace: 50 * time.Millisecond, stdout: theirs, stderr: theirs}
 	ctx, interrupt := context.WithCancel(t.Context())
 	done := make(chan error)
-	go func() { done <- w.handle(ctx, &client.Notice{Token: "5f3a0000.1"}) }()
+	go func() { done <- w.handle(ctx, &task{place: "5f3a0000.1"}) }()
 	if _, err := io.ReadFull(out, make([]byte, len("began\n"))); err != nil {
 		t.Fatal(err)
 	}
@@ -244,7 +244,11 @@ func TestACommandMayLeaveTheNoticeUnreadAndSomethingBehind(t *testing.T) {
 	out := newScreen()
 	w := &worker{command: `sleep 600 & echo $!`, grace: time.Second, stdout: out, stderr: out}
 	n := client.Notice{Token: "5f3a0000.1", Version: "a\x00b", Buckets: []string{strings.Repeat("x", 1<<20)}}
-	if err := w.handle(t.Context(), &n); err != nil {
+	job, err := noticeTask(&n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := w.handle(t.Context(), job); err != nil {
 		t.Errorf("got %v, want success", err)
 	}
 	var pid int

@@ -136,7 +136,11 @@ func (t *tailing) stream(ctx context.Context, o client.StreamOptions) error {
 func (t *tailing) handle(ctx context.Context, n *client.Notice) error {
 	switch {
 	case t.worker != nil:
-		return t.worker.handle(ctx, n)
+		task, err := noticeTask(n)
+		if err != nil {
+			return err
+		}
+		return t.worker.handle(ctx, task)
 	case t.cli.output == table:
 		_, err := fmt.Fprintln(t.cli.stdout, noticeLine(*n))
 		return err

@@ -29,7 +29,7 @@ const (
 	lastRetry  = time.Minute
 )
 
-// A worker runs a command for each notice.
+// A worker runs a command for each task.
 type worker struct {
 	command        string // for sh -c
 	hub            string // told to the command, which may want to answer
@@ -38,38 +38,52 @@ type worker struct {
 	stdout, stderr io.Writer
 }
 
-// handle returns when the command has done its work for n, with nil. If ctx ends
-// it lets the command finish, and does not begin again.
-func (w *worker) handle(ctx context.Context, n *client.Notice) error {
+// A task is what a command is run for.
+type task struct {
+	about string            // for people
+	place string            // where it stands, for people
+	again string            // what the next run begins with if it fails
+	stdin []byte            // a line of JSON
+	env   map[string]string // FRESHWIRE_ is put before the names
+}
+
+// noticeTask is that of a notice.
+func noticeTask(n *client.Notice) (*task, error) {
+	var stdin bytes.Buffer
+	e := json.NewEncoder(&stdin)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(n); err != nil {
+		return nil, err
+	}
+	return &task{about: n.Kind + " of " + n.URI, place: n.Token, again: "this notice, which has token " + n.Token, stdin: stdin.Bytes(),
+		env: map[string]string{"KIND": n.Kind, "URI": n.URI, "TOKEN": n.Token, "TYPE": n.Type, "VERSION": n.Version}}, nil
+}
+
+// handle returns when the command has done its work, with nil. If ctx ends it lets the
+// command finish, and does not begin again.
+func (w *worker) handle(ctx context.Context, t *task) error {
 	for failures := 1; ; failures++ {
-		err := w.run(ctx, n)
+		err := w.run(ctx, t)
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
-			return fmt.Errorf("interrupted; the command for %s did not succeed: %w", n.Token, err)
+			return fmt.Errorf("interrupted; the command for %s did not succeed: %w", t.place, err)
 		case failures > w.retries:
-			return fmt.Errorf("the command failed %d times for %s of %s: %w\n  the next run begins with this notice, which has token %s",
-				failures, n.Kind, n.URI, err, n.Token)
+			return fmt.Errorf("the command failed %d times for %s: %w\n  the next run begins with %s", failures, t.about, err, t.again)
 		}
 		wait := min(lastRetry, firstRetry<<min(failures-1, 10))
-		fmt.Fprintf(w.stderr, "freshwire: the command failed for %s of %s: %v; again in %v\n", n.Kind, n.URI, err, wait)
+		fmt.Fprintf(w.stderr, "freshwire: the command failed for %s: %v; again in %v\n", t.about, err, wait)
 		select {
 		case <-ctx.Done():
-			return fmt.Errorf("interrupted; the command for %s did not succeed: %w", n.Token, err)
+			return fmt.Errorf("interrupted; the command for %s did not succeed: %w", t.place, err)
 		case <-time.After(wait):
 		}
 	}
 }
 
 // run runs the command once.
-func (w *worker) run(ctx context.Context, n *client.Notice) error {
-	var stdin bytes.Buffer
-	e := json.NewEncoder(&stdin)
-	e.SetEscapeHTML(false)
-	if err := e.Encode(n); err != nil {
-		return err
-	}
+func (w *worker) run(ctx context.Context, t *task) error {
 	end, kill := context.WithCancel(context.WithoutCancel(ctx))
 	defer kill()
 	defer context.AfterFunc(ctx, func() {
@@ -80,9 +94,9 @@ func (w *worker) run(ctx context.Context, n *client.Notice) error {
 		}
 	})()
 	cmd := exec.CommandContext(end, "sh", "-c", w.command)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = &stdin, w.stdout, w.stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(t.stdin), w.stdout, w.stderr
 	cmd.Env = append(os.Environ(), "FRESHWIRE_HUB="+w.hub)
-	for name, value := range map[string]string{"KIND": n.Kind, "URI": n.URI, "TOKEN": n.Token, "TYPE": n.Type, "VERSION": n.Version} {
+	for name, value := range t.env {
 		// The system cannot tell a NUL from the end of a value.
 		cmd.Env = append(cmd.Env, "FRESHWIRE_"+name+"="+strings.ReplaceAll(value, "\x00", ""))
 	}

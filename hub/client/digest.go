@@ -149,7 +149,10 @@ var (
 	digestName   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]*(\.[a-z0-9-]+)+$`)
 )
 
-const manifestName = "manifest.json"
+const (
+	manifestName = "manifest.json"
+	stateName    = "state.json"
+)
 
 // folderOf returns the folder of the manifest at a path below the channel's. Whatever
 // else an archive says is not followed: not to other hosts, nor out of its folder.

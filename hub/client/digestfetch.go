@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -102,7 +103,11 @@ func (a *webArchive) request(ctx context.Context, path string) (*http.Request, e
 }
 
 func (a *webArchive) document(ctx context.Context, path, tag string) (b []byte, newTag string, err error) {
-	err = a.often(ctx, func(ctx context.Context, a *webArchive) error {
+	tries := fetchTries
+	if path == stateName {
+		tries = 1 // an archive that cannot be reached is told at once
+	}
+	err = a.often(ctx, tries, func(ctx context.Context, a *webArchive) error {
 		req, err := a.request(ctx, path)
 		if err != nil {
 			return err
@@ -134,7 +139,7 @@ func (a *webArchive) document(ctx context.Context, path, tag string) (b []byte, 
 
 func (a *webArchive) download(ctx context.Context, path string, size int64, into *os.File) error {
 	tag := ""
-	return a.often(ctx, func(ctx context.Context, a *webArchive) error {
+	return a.often(ctx, fetchTries, func(ctx context.Context, a *webArchive) error {
 		at, err := into.Seek(0, io.SeekEnd)
 		if err != nil || at == size {
 			return err
@@ -203,7 +208,7 @@ type readFunc func([]byte) (int, error)
 func (f readFunc) Read(b []byte) (int, error) { return f(b) }
 
 // often tries until it is done, or is no use to try again.
-func (a *webArchive) often(ctx context.Context, try func(context.Context, *webArchive) error) error {
+func (a *webArchive) often(ctx context.Context, tries int, try func(context.Context, *webArchive) error) error {
 	for failures := 1; ; failures++ {
 		err := a.within(ctx, try)
 		var p *Problem
@@ -213,7 +218,7 @@ func (a *webArchive) often(ctx context.Context, try func(context.Context, *webAr
 			again = p.Status == http.StatusTooManyRequests || p.Status >= 500
 		}
 		switch {
-		case err == nil, !again, failures == fetchTries:
+		case err == nil, !again, failures == tries:
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -262,5 +267,20 @@ func unsigned(agent string) func(*http.Request) error {
 	return func(req *http.Request) error {
 		req.Header.Set("User-Agent", agent)
 		return nil
+	}
+}
+
+// shown leaves of a state what a copy has: it need not have all hours and roll-ups.
+func (f *folderArchive) shown(s *DigestState) {
+	has := func(manifest string) bool {
+		_, err := f.root.Stat(filepath.FromSlash(manifest))
+		return err == nil
+	}
+	s.Rollups = slices.DeleteFunc(s.Rollups, func(r DigestRollup) bool { return !has(r.Manifest) })
+	for seq := s.Seq; seq >= s.FirstSeq; seq-- {
+		if !has(hourFolder(s.From.Add(-time.Duration(s.Seq-seq)*time.Hour)) + manifestName) {
+			s.FirstSeq = seq + 1
+			break
+		}
 	}
 }

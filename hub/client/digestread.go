@@ -53,6 +53,7 @@ type DigestReader struct {
 	keys  map[string][]byte // that are trusted, by id
 	first bool              // trusts the keys of the first state that it sees
 	temp  string            // folder of files that are being read
+	known map[string]*readManifest
 }
 
 // DigestOptions configures a DigestReader. The zero value of each field is its default.
@@ -96,9 +97,14 @@ func DigestFolder(dir string, o DigestOptions) (*DigestReader, error) {
 }
 
 func newDigestReader(f fetcher, o DigestOptions) *DigestReader {
-	r := &DigestReader{files: f, keys: map[string][]byte{}, first: len(o.Keys) == 0, temp: o.Temp}
+	r := &DigestReader{files: f, keys: map[string][]byte{}, first: len(o.Keys) == 0, temp: o.Temp, known: map[string]*readManifest{}}
 	r.Trust(o.Keys)
 	return r
+}
+
+// NewDigestKey is a key by its 32 bytes.
+func NewDigestKey(public []byte) DigestKey {
+	return DigestKey{hexSum(public)[:16], "ed25519", public}
 }
 
 // Trust adds keys to those that are believed.
@@ -126,7 +132,7 @@ func (r *DigestReader) Place() string { return r.files.place() }
 // State reads the head of the archive. Tag is what an earlier call returned, "" the first
 // time; without news since the state is nil.
 func (r *DigestReader) State(ctx context.Context, tag string) (s *DigestState, b []byte, newTag string, err error) {
-	const where = "state.json"
+	const where = stateName
 	b, newTag, err = r.files.document(ctx, where, tag)
 	if errors.Is(err, errUnchanged) {
 		return nil, nil, tag, nil
@@ -158,10 +164,13 @@ type readManifest struct {
 	bytes, sig []byte
 }
 
-// manifest reads and checks the manifest in a folder. Sum is its hash if somebody who is
-// believed has named it; "" is nobody.
+// manifest reads the manifest in a folder. Sum is its hash if somebody who is believed has
+// named it; "" is nobody. Who signed it is yet to be checked.
 func (r *DigestReader) manifest(ctx context.Context, folder, sum string) (*readManifest, error) {
 	where := folder + manifestName
+	if m := r.known[folder]; m != nil && (sum == "" || sum == m.sum) {
+		return m, nil
+	}
 	b, _, err := r.files.document(ctx, where, "")
 	if err != nil {
 		return nil, err
@@ -176,20 +185,23 @@ func (r *DigestReader) manifest(ctx context.Context, folder, sum string) (*readM
 	if m.Version != digestVersion {
 		return nil, wrong(where, "its version is %d, and this program knows %d; use a newer one", m.Version, digestVersion)
 	}
-	if m.sig, _, err = r.files.document(ctx, where+".sig", ""); err != nil {
+	if err := m.check(where); err != nil {
 		return nil, err
 	}
-	if err := r.verify(where, m); err != nil {
-		return nil, err
-	}
-	return m, m.check(where)
+	r.known[folder] = m
+	return m, nil
 }
 
-// verify checks who signed a manifest, and believes the keys that it announces.
-func (r *DigestReader) verify(where string, m *readManifest) error {
+// verify checks who signed a manifest, and believes the keys that it announces. So they
+// are to be verified in the order in which they were made.
+func (r *DigestReader) verify(ctx context.Context, m *readManifest) (err error) {
+	where := m.folder + manifestName
 	public, trusted := r.keys[m.Key]
 	if !trusted {
 		return wrong(where, "it is signed with the key %.40q, which nobody has vouched for; if the archive's owner confirms it, give it by --key", m.Key)
+	}
+	if m.sig, _, err = r.files.document(ctx, where+".sig", ""); err != nil {
+		return err
 	}
 	sig, err := base64.StdEncoding.DecodeString(string(bytes.TrimSpace(m.sig)))
 	if err != nil || !ed25519.Verify(public, m.bytes, sig) {
