@@ -50,7 +50,7 @@ func (h *Hub) openArchive(disk vfs.FS) (err error) {
 		Stream: func(channel string, at graph.Cursor) string {
 			return "../../v1/stream?channel=" + channel + "&since=" + at.String()
 		},
-		KeepHours: h.cfg.Digest.KeepHours, KeepRollups: h.cfg.Digest.KeepRollups,
+		KeepHours: h.cfg.Digest.KeepHours, KeepRollups: h.cfg.Digest.KeepRollups, Closed: h.digests.closed,
 	})
 	if err == nil {
 		h.metrics.registry.MustRegister(digestCollector{h.archive, h.clock.Now})
@@ -72,8 +72,9 @@ func RotateDigestKey(data string, from time.Time) (id string, err error) {
 
 // channelsChanged hears that channels were made, replaced or deleted.
 func (h *Hub) channelsChanged() {
-	if h.archive != nil {
+	if h.archive != nil { // else the hub is being opened
 		h.archive.Refresh()
+		h.digests.changed()
 	}
 }
 

@@ -83,6 +83,7 @@ type Hub struct {
 	callbacks *outbound.Client // of those who subscribed
 
 	archive *digest.Archive
+	digests *digestTopics
 	addings chan struct{} // a place for each who has digests added up
 }
 
@@ -152,6 +153,7 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 		return nil, errors.Join(err, h.store.Close())
 	}
 	h.metrics = newMetrics(h.store, h.streams)
+	h.digests = &digestTopics{h: h}
 	if err := h.openDelivery(); err != nil {
 		return nil, errors.Join(err, h.store.Close())
 	}

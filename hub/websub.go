@@ -41,7 +41,7 @@ func (h *Hub) openCallbacks() (err error) {
 	policy.Purpose, policy.Keep, policy.MaxAnswer = "verification", outbound.None, maxVerifyAnswer
 	policy.Admit = func(to netip.AddrPort) error { return h.websub.Admit(to) }
 	h.websub, err = websub.New(h.store, websub.Options{
-		Feeds: h.streams, Oldest: h.store.Oldest, Engine: h.delivery, Callbacks: h.callbacks, Verifier: outbound.New(policy),
+		Feeds: h.streams, Digests: h.digests, Oldest: h.store.Oldest, Engine: h.delivery, Callbacks: h.callbacks, Verifier: outbound.New(policy),
 		CheckURL: h.callbacks.CheckURL,
 		Clock:    h.clock.Now, ClockRate: h.cfg.ClockRate, Log: h.log.With("component", "websub"),
 		LeaseMin: c.LeaseMin, LeaseDefault: c.LeaseDefault, LeaseMax: c.LeaseMax, PerOwner: c.PerOwner, VerifyRate: c.VerifyRate,

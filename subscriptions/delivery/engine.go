@@ -255,7 +255,7 @@ func (e *Engine) attach(ctx context.Context, name string, o Outlet, s Settings) 
 	if !known {
 		from := s.From
 		if from.IsZero() {
-			from = e.o.Head()
+			from = e.headOf(&out.settings)
 		}
 		for lane := range out.lanes {
 			out.lanes[lane].start(from.Seq)
@@ -269,6 +269,14 @@ func (e *Engine) attach(ctx context.Context, name string, o Outlet, s Settings) 
 	e.recheck(out)
 	e.advance()
 	return known, nil
+}
+
+// headOf is up to where an outlet can cut.
+func (e *Engine) headOf(s *Settings) graph.Cursor {
+	if s.Head != nil {
+		return s.Head()
+	}
+	return e.o.Head()
 }
 
 // Detach stops calling an outlet. Its state is kept for when it is attached again, or

@@ -138,7 +138,7 @@ func (e *Engine) newOutlet(name string, o Outlet, s Settings, was *rest) *outlet
 	if was == nil {
 		return out
 	}
-	head := e.o.Head().Seq
+	head := e.headOf(&s).Seq
 	for i, c := range was.Cursors {
 		out.lanes[i].start(min(c, head))
 	}

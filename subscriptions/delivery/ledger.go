@@ -363,6 +363,9 @@ func (e *Engine) passIdle() {
 		if len(e.changed) >= idleMoves {
 			break
 		}
+		if out.settings.Head != nil {
+			continue // its log is not trimmed
+		}
 		for i := range out.lanes {
 			l := &out.lanes[i]
 			if l.news == l.had && l.batches.len() == 0 && l.read < was && was-l.read > far {

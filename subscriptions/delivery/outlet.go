@@ -92,6 +92,9 @@ type Settings struct {
 	From   graph.Cursor // where it begins if it is new; zero is now
 	DryRun bool         // do all but call
 	Caller Caller
+	// Head is up to where it can cut if that is not the journal but a log of its own, whose
+	// numbers never go back and of which nothing is lost. Nil is the journal.
+	Head func() graph.Cursor
 }
 
 // A Schedule says when a call that failed is made again.

@@ -62,13 +62,13 @@ type State struct {
 
 // State returns the state of an outlet that is attached.
 func (e *Engine) State(name string) (State, bool) {
-	head := e.o.Head()
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	out := e.outlets[name]
 	if out == nil {
 		return State{}, false
 	}
+	head := e.headOf(&out.settings)
 	p := &out.seen
 	s := State{Health: Active, Calls: out.calls, Waiting: out.rows + out.revived, Letters: len(out.letters), Failed: out.failures, Next: out.until,
 		LastSuccess: p.LastSuccess, FailedAt: p.FailedAt, Sent: p.Sent, Ignored: p.Ignored, Failures: p.Failed, Retried: p.Retried,

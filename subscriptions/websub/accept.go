@@ -120,10 +120,10 @@ func (h *Hub) barred(t topic, v subscriptions.Viewer) (why string, err error) {
 	if v.Anonymous && d.requireToken {
 		return "", &subscriptions.Refusal{Status: http.StatusUnauthorized, Slug: "unauthorized", Field: "hub.topic", Detail: "nobody subscribes here without a token"}
 	}
-	if slices.Contains(d.topics, t.Topic) {
+	if slices.Contains(d.topics, t.subject) {
 		return "the operator of the hub denies this topic", nil
 	}
-	_, err = h.o.Feeds.Feed(t.Topic, v)
+	_, err = h.source(t, v)
 	var no *subscriptions.Refusal
 	if errors.As(err, &no) && no.Status == http.StatusForbidden && t.Channel != "" {
 		// Whoever may see nothing of a channel is not told that it is there.

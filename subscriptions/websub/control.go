@@ -105,8 +105,8 @@ type Pong struct {
 	Took   time.Duration
 }
 
-// Ping calls a callback once with a document of its topic that has nothing in it,
-// signed like any other.
+// Ping calls a callback once with a document of its topic that has nothing in it, or the
+// newest one of a digest, signed like any other.
 func (h *Hub) Ping(ctx context.Context, id string) (Pong, error) {
 	e, err := h.find(id)
 	if err != nil {
@@ -119,12 +119,11 @@ func (h *Hub) Ping(ctx context.Context, id string) (Pong, error) {
 	if err != nil {
 		return Pong{}, ErrNoSubscription
 	}
-	at := feed.Head()
-	blank, err := feed.Document(0, at, subscriptions.DocumentOptions{Self: s.Topic, Hub: e.topic.hub(), Until: at.Seq})
+	body, err := h.blank(s, e.topic, feed)
 	if err != nil {
 		return Pong{}, err
 	}
-	r, err := h.request(ctx, s, e.topic, s.ID+".ping."+newID(), blank)
+	r, err := h.request(ctx, s, e.topic, s.ID+".ping."+newID(), body)
 	if err != nil {
 		return Pong{}, err
 	}
@@ -136,6 +135,16 @@ func (h *Hub) Ping(ctx context.Context, id string) (Pong, error) {
 		answer.Body.Close()
 	}
 	return p, nil
+}
+
+// blank is a document of a topic that has nothing in it, or the newest of a digest.
+func (h *Hub) blank(s *subscription, t topic, of *watched) (content, error) {
+	if of.feed == nil {
+		return h.newest(s, t)
+	}
+	at := of.Head()
+	d, err := of.feed.Document(0, at, subscriptions.DocumentOptions{Self: s.Topic, Hub: t.hub(), Until: at.Seq})
+	return contentOf(d, t.atom), err
 }
 
 // An ending is why a subscription ended, from a closed set.

@@ -94,6 +94,21 @@ type feedSource interface {
 	Feed(t subscriptions.Topic, v subscriptions.Viewer) (*subscriptions.Feed, error)
 }
 
+// Digests are topics that are replaced as a whole when an hour closes.
+type Digests interface {
+	// Newest returns the number of the newest hour of a channel, 0 if none has closed. It
+	// never goes back.
+	Newest(channel string) uint64
+	// May reports whether a viewer may read the digests of a channel: nil,
+	// subscriptions.ErrNoChannel or a *subscriptions.Refusal.
+	May(channel string, v subscriptions.Viewer) error
+	// Document returns what a viewer gets at the topic's address now. It fails as May does.
+	Document(channel, name string, v subscriptions.Viewer) (body []byte, contentType string, err error)
+	// Watch has news called when an hour of the channel has closed, or May may say something
+	// else, until stop is called. News must not block.
+	Watch(channel string, news func()) (stop func())
+}
+
 // Options configures a Hub. The zero value of each field is its default; those above
 // the blank line are required.
 type Options struct {
@@ -102,6 +117,8 @@ type Options struct {
 	Engine    *delivery.Engine
 	Callbacks delivery.Caller // delivers; its limits are those of the operator
 	Verifier  delivery.Caller // verifies, with a connection for each call, which asks Hub.Admit
+	// Digests are topics too; nil means that there are none.
+	Digests Digests
 	// CheckURL reports a callback that is never called, nil is none.
 	CheckURL func(*url.URL) error
 
@@ -157,7 +174,7 @@ type tally struct {
 
 // denials is what an operator denies.
 type denials struct {
-	topics       []subscriptions.Topic
+	topics       []subject
 	requireToken bool
 }
 
@@ -180,11 +197,19 @@ func (e *entry) has(had [2]graph.Cursor) {
 	}
 }
 
-// watched is a feed, and how to stop hearing of it.
+// watched is what a subscription has of its topic, and how to stop hearing of it.
 type watched struct {
-	*subscriptions.Feed
-	sees string // equal for those who may see the same of a topic
+	source
+	feed *subscriptions.Feed // nil of a digest
+	sees string              // equal for those who may see the same of a topic
 	stop func()
+}
+
+// A source is a topic as a viewer may see it: a *subscriptions.Feed, or a digest.
+type source interface {
+	Err() error
+	Head() graph.Cursor
+	Watch(news func()) (stop func())
 }
 
 // New reads the subscriptions of a store. Nothing is called before [Hub.Run].

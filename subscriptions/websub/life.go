@@ -255,28 +255,29 @@ func (h *Hub) judge(ctx context.Context, e *entry) error {
 			err = f.Err() // it was deleted, also if there is another one of its name
 		}
 	}
-	var feed *subscriptions.Feed
+	var from source
 	if err == nil && why == "" {
-		feed, err = h.o.Feeds.Feed(e.topic.Topic, viewer)
+		from, err = h.source(e.topic, viewer)
 	}
 	if err != nil {
 		why = refused(err)
 	}
 	if why == "" {
-		h.follow(e, feed, viewer)
+		h.follow(e, from, viewer)
 		return nil
 	}
 	h.counts.end(byDenial)
 	return h.deny(ctx, s.terms, e.key, e, why)
 }
 
-// follow has a subscription read feed, which is for viewer, from now on.
-func (h *Hub) follow(e *entry, feed *subscriptions.Feed, viewer subscriptions.Viewer) {
-	w := &watched{Feed: feed, sees: seesOf(viewer)}
+// follow has a subscription read a source, which is for viewer, from now on.
+func (h *Hub) follow(e *entry, from source, viewer subscriptions.Viewer) {
+	w := &watched{source: from, sees: seesOf(viewer)}
+	w.feed, _ = from.(*subscriptions.Feed)
 	name := outletName(e.sub.Load().ID)
-	w.stop = feed.Watch(func() {
+	w.stop = from.Watch(func() {
 		h.o.Engine.News(name)
-		if feed.Err() != nil {
+		if from.Err() != nil {
 			h.look(e)
 		}
 	})

@@ -51,8 +51,12 @@ func (h *Hub) attach(ctx context.Context, e *entry) error {
 
 func (h *Hub) engage(ctx context.Context, e *entry) error {
 	s := e.sub.Load()
-	return h.o.Engine.Attach(ctx, outletName(s.ID), outlet{h, e}, delivery.Settings{
-		Host: s.Callback.place(), Serial: true, Schedule: h.o.Schedule, Caller: h.o.Callbacks, From: s.From})
+	settings := delivery.Settings{Host: s.Callback.place(), Serial: true, Schedule: h.o.Schedule, Caller: h.o.Callbacks, From: s.From}
+	if e.topic.digest != "" {
+		settings.Head = issues{h.o.Digests, e.topic.Channel, subscriptions.Viewer{}}.Head
+		return h.o.Engine.Attach(ctx, outletName(s.ID), digestOutlet{outlet{h, e}}, settings)
+	}
+	return h.o.Engine.Attach(ctx, outletName(s.ID), outlet{h, e}, settings)
 }
 
 // live returns the subscription and its feed while the one is in force and the other
@@ -100,7 +104,7 @@ func (o outlet) Cut(_ context.Context, lane graph.Lane, after uint64, _ int) (de
 	if o.e.cut[lane].Load() == after+1 {
 		maxAge = 0 // it was given up, and is to have what came since
 	}
-	d, err := document(s, o.e.topic, feed, lane, after, 0, maxAge, &c)
+	d, err := document(s, o.e.topic, feed.feed, lane, after, 0, maxAge, &c)
 	if err != nil {
 		return delivery.Cut{}, err
 	}
@@ -119,7 +123,7 @@ func (o outlet) Cut(_ context.Context, lane graph.Lane, after uint64, _ int) (de
 // document reads the document of a topic after a position of a lane, up to another one
 // or, if that is 0, as far as a document goes. A position that cannot be served is told
 // in it, and in c.
-func document(s *subscription, t topic, feed *watched, lane graph.Lane, after, until uint64, maxAge time.Duration, c *pieceContext) (*subscriptions.Document, error) {
+func document(s *subscription, t topic, feed *subscriptions.Feed, lane graph.Lane, after, until uint64, maxAge time.Duration, c *pieceContext) (*subscriptions.Document, error) {
 	head := feed.Head()
 	options := subscriptions.DocumentOptions{Self: s.Topic, Hub: t.hub(), Prev: c.Prev, Until: until, Reset: c.Reset, MaxAge: maxAge}
 	d, err := feed.Document(1<<lane, graph.Cursor{Epoch: head.Epoch, Seq: after}, options)
@@ -147,11 +151,24 @@ func (o outlet) Request(ctx context.Context, p *delivery.Piece, _ int) (*http.Re
 	if err := json.Unmarshal(p.Data, &c); err != nil {
 		return nil, fmt.Errorf("a piece that was kept: %w", err)
 	}
-	d, err := document(s, o.e.topic, feed, p.Lane, p.After, p.Until, together, &c)
+	d, err := document(s, o.e.topic, feed.feed, p.Lane, p.After, p.Until, together, &c)
 	if err != nil {
 		return nil, err
 	}
-	return o.h.request(ctx, s, o.e.topic, messageID(s.ID, p), d)
+	return o.h.request(ctx, s, o.e.topic, messageID(s.ID, p), contentOf(d, o.e.topic.atom))
+}
+
+// content is what a callback is sent of a topic.
+type content struct {
+	body  []byte
+	media string
+}
+
+func contentOf(d *subscriptions.Document, atom bool) (c content) {
+	if d != nil {
+		c.body, c.media, _ = d.Body(atom)
+	}
+	return c
 }
 
 // messageID names what is sent: the same again if it is sent again.
@@ -159,17 +176,16 @@ func messageID(id string, p *delivery.Piece) string {
 	return fmt.Sprintf("%s.%s.%d-%d", id, p.Lane, p.After, p.Until)
 }
 
-// request makes a call of a callback with a document of its topic.
-func (h *Hub) request(ctx context.Context, s *subscription, t topic, id string, d *subscriptions.Document) (*http.Request, error) {
-	body, media, _ := d.Body(t.atom)
-	r, err := http.NewRequestWithContext(ctx, http.MethodPost, string(s.Callback), bytes.NewReader(body))
+// request makes a call of a callback with what its topic has.
+func (h *Hub) request(ctx context.Context, s *subscription, t topic, id string, c content) (*http.Request, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, string(s.Callback), bytes.NewReader(c.body))
 	if err != nil {
 		return nil, errors.New("the callback cannot be called") // the error would repeat it
 	}
-	r.Header.Set("Content-Type", media)
-	r.Header.Set("Link", d.Links())
+	r.Header.Set("Content-Type", c.media)
+	r.Header.Set("Link", "<"+t.hub()+`>; rel="hub", <`+s.Topic+`>; rel="self"`)
 	r.Header.Set("User-Agent", userAgent)
-	h.stamp(r.Header, s.Secret, id, body)
+	h.stamp(r.Header, s.Secret, id, c.body)
 	return r, nil
 }
 

@@ -2,6 +2,7 @@ package websub
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/freshwire/freshwire/graph"
@@ -12,7 +13,7 @@ import (
 // is told. The URL is that of a document of our own, and its query says what an
 // Accept header would: ?format=atom, and ?lane=prompt or ?lane=bulk.
 type topic struct {
-	subscriptions.Topic
+	subject
 	lanes    uint8 // a set of 1<<graph.Lane, 0 is both
 	atom     bool
 	compared string // the URL as it compares
@@ -22,10 +23,20 @@ type topic struct {
 // hub is where subscriptions to the topic are asked for.
 func (t *topic) hub() string { return t.base + "/websub" }
 
+// A subject is what is followed.
+type subject struct {
+	subscriptions.Topic
+	digest string // the document of a channel's digests; "" is what the journal has
+}
+
 const (
 	topics   = "/topics/"
+	digests  = "/digest/"
 	resource = topics + "resource"
 )
+
+// documents are those of a channel's digests that can be followed.
+var documents = []string{"feed.atom", "feed.json", "state.json"}
 
 // parseTopic reads the URL of a topic. Whose host it names is not looked at.
 func parseTopic(text string) (t topic, no *RequestError) {
@@ -61,9 +72,17 @@ func (t *topic) read(u *url.URL) *RequestError {
 		}
 	}
 	name, isTopic := strings.CutPrefix(u.Path, topics)
+	if rest, ok := strings.CutPrefix(u.Path, digests); ok {
+		name, t.digest, _ = strings.Cut(rest, "/")
+		if isTopic = slices.Contains(documents, t.digest); isTopic && len(query) > 0 {
+			return bad("hub.topic", "it has a parameter, and a digest has none")
+		}
+		t.lanes = 1 << graph.Prompt
+		t.atom = strings.HasSuffix(t.digest, ".atom")
+	}
 	switch {
 	case !isTopic || name == "":
-		return bad("hub.topic", "it is not a topic of this hub, such as /topics/CHANNEL")
+		return bad("hub.topic", "it is not a topic of this hub, such as /topics/CHANNEL or /digest/CHANNEL/feed.atom")
 	case u.Path == resource && t.URI == "":
 		return bad("hub.topic", "it does not say which resource: ?uri=")
 	case u.Path != resource:
@@ -73,10 +92,10 @@ func (t *topic) read(u *url.URL) *RequestError {
 }
 
 // parseDenied reads what a setting denies: a topic's URL, or its path alone.
-func parseDenied(text string) (subscriptions.Topic, *RequestError) {
+func parseDenied(text string) (subject, *RequestError) {
 	if strings.HasPrefix(text, "/") {
 		text = "http://localhost" + text
 	}
 	t, no := parseTopic(text)
-	return t.Topic, no
+	return t.subject, no
 }

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/freshwire/freshwire/graph"
-	"github.com/freshwire/freshwire/subscriptions"
 	"github.com/freshwire/freshwire/subscriptions/delivery"
 )
 
@@ -231,9 +230,9 @@ func (h *Hub) establish(ctx context.Context, c *call, e *entry) error {
 	}
 	viewer := h.viewerOf(c.Owner)
 	why, err := h.barred(t, viewer)
-	var feed *subscriptions.Feed
+	var from source
 	if err == nil && why == "" {
-		feed, err = h.o.Feeds.Feed(t.Topic, viewer)
+		from, err = h.source(t, viewer)
 	}
 	if err != nil {
 		why = refused(err)
@@ -242,7 +241,7 @@ func (h *Hub) establish(ctx context.Context, c *call, e *entry) error {
 		return h.deny(ctx, c.terms, c.key, e, why)
 	}
 	now := h.o.Clock()
-	s := &subscription{terms: c.terms, ID: newID(), Made: now, Until: now.Add(c.Lease), From: feed.Head()}
+	s := &subscription{terms: c.terms, ID: newID(), Made: now, Until: now.Add(c.Lease), From: from.Head()}
 	if e != nil {
 		old := e.sub.Load()
 		s.ID, s.Made, s.From = old.ID, old.Made, old.From
@@ -262,7 +261,7 @@ func (h *Hub) establish(ctx context.Context, c *call, e *entry) error {
 	e.sub.Store(s)
 	h.install(e)
 	h.mu.Unlock()
-	h.follow(e, feed, viewer)
+	h.follow(e, from, viewer)
 	select {
 	case h.earlier <- struct{}{}: // its lease may be the first to end
 	default:

@@ -1,0 +1,134 @@
+package hub
+
+import (
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"sync"
+
+	"github.com/freshwire/freshwire/digest"
+	"github.com/freshwire/freshwire/graph"
+	"github.com/freshwire/freshwire/subscriptions"
+)
+
+// digestTopics are the digests as topics of WebSub.
+type digestTopics struct {
+	h *Hub
+
+	mu      sync.Mutex
+	last    int
+	waiting map[string]map[int]func() // who wants to be told, by channel
+}
+
+// Newest is the number of the newest hour of a channel.
+func (t *digestTopics) Newest(channel string) uint64 {
+	info, err := t.h.archive.Info(channel)
+	if err != nil {
+		return 0
+	}
+	return info.State.Seq
+}
+
+// asksFor reports whether digests are made of a channel, and whether it is for everybody.
+func (h *Hub) asksFor(channel string) (asks, public bool) {
+	if channel == channelAll {
+		return h.cfg.Digest.All, false
+	}
+	info, err := h.channels.Get(channel)
+	return err == nil && info.Digest, err == nil && info.Public
+}
+
+// May reports whether a viewer may read the digests of a channel.
+func (t *digestTopics) May(channel string, v subscriptions.Viewer) error {
+	switch asks, public := t.h.asksFor(channel); {
+	case v.Anonymous && !public:
+		return &subscriptions.Refusal{Status: http.StatusUnauthorized, Slug: unauthorized.slug, Detail: "send a token, or ask for the digest of a public channel"}
+	case !asks:
+		return fmt.Errorf("%w that has a digest: %.80q", subscriptions.ErrNoChannel, channel)
+	case public || t.seesWhole(channel, v):
+		return nil
+	}
+	return &subscriptions.Refusal{Status: http.StatusForbidden, Slug: forbidden.slug, Detail: "a digest is read whole, and the token's subscribe does not cover all in it"}
+}
+
+// seesWhole reports whether a viewer may see all that the digests of a channel name.
+func (t *digestTopics) seesWhole(channel string, v subscriptions.Viewer) bool {
+	info, err := t.h.archive.Info(channel)
+	switch {
+	case v.All:
+		return true
+	case v.Anonymous || len(v.Prefixes) == 0:
+		return false
+	case err != nil:
+		return true // there is nothing yet
+	}
+	return !info.Everywhere && !slices.ContainsFunc(info.Origins, func(origin string) bool {
+		return !slices.ContainsFunc(v.Prefixes, func(prefix string) bool { return graph.UnderPrefix(origin, prefix) })
+	})
+}
+
+// Document returns what a viewer gets at the address of a topic now.
+func (t *digestTopics) Document(channel, name string, v subscriptions.Viewer) (body []byte, contentType string, err error) {
+	if err := t.May(channel, v); err != nil {
+		return nil, "", err
+	}
+	f, err := t.h.archive.Find(channel, name)
+	if err != nil {
+		return nil, "", err
+	}
+	if !f.Public && !t.seesWhole(channel, v) {
+		return nil, "", fmt.Errorf("%w: it is of a time at which the channel was not public", digest.ErrNotYet)
+	}
+	c, err := f.Open("")
+	if err != nil {
+		return nil, "", err
+	}
+	defer c.Close()
+	body, err = io.ReadAll(c)
+	return body, f.Type, err
+}
+
+// Watch has news called when an hour of a channel has closed, or channels have changed.
+func (t *digestTopics) Watch(channel string, news func()) (stop func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.waiting == nil {
+		t.waiting = map[string]map[int]func(){}
+	}
+	if t.waiting[channel] == nil {
+		t.waiting[channel] = map[int]func(){}
+	}
+	t.last++
+	id := t.last
+	t.waiting[channel][id] = news
+	return func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if delete(t.waiting[channel], id); len(t.waiting[channel]) == 0 {
+			delete(t.waiting, channel)
+		}
+	}
+}
+
+// closed tells those who wait for a channel, without the lock: who is told may be about
+// to stop.
+func (t *digestTopics) closed(channel string) {
+	t.mu.Lock()
+	told := slices.Collect(maps.Values(t.waiting[channel]))
+	t.mu.Unlock()
+	for _, news := range told {
+		news()
+	}
+}
+
+// changed tells all: channels may be no more, or not for everybody.
+func (t *digestTopics) changed() {
+	t.mu.Lock()
+	channels := slices.Collect(maps.Keys(t.waiting))
+	t.mu.Unlock()
+	for _, channel := range channels {
+		t.closed(channel)
+	}
+}
