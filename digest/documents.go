@@ -46,8 +46,11 @@ func (s *series) makeFront(ctx context.Context, next *head) error {
 		// has become so.
 		shown = shown[1+lastIndex(shown, func(c *closed) bool { return !c.Public }):]
 	}
-	f := &front{base: s.plan.Closing.Base, hub: s.a.o.Hub, state: &State{Version: Version, Channel: s.name, Seq: newest.Seq, FirstSeq: shown[0].Seq,
-		Epoch: newest.Epoch, From: newest.From, Until: newest.Until, LastOffset: newest.LastOffset}}
+	state, err := s.stateOf(next)
+	if err != nil {
+		return err
+	}
+	f := &front{base: s.plan.Closing.Base, hub: s.a.o.Hub, state: &state}
 	for _, c := range slices.Backward(shown) {
 		f.hours = append(f.hours, c.Manifest)
 	}

@@ -184,7 +184,7 @@ func newClosed(m *Manifest, folder string, b []byte) *closed {
 		for _, coded := range f.Codings {
 			c.size += coded.Size
 		}
-		slim.Files = append(slim.Files, File{Role: f.Role, Href: f.Href, Entries: f.Entries})
+		slim.Files = append(slim.Files, File{Role: f.Role, Href: f.Href, Type: f.Type, Size: f.Size, Entries: f.Entries})
 	}
 	c.Manifest = &slim
 	return c
@@ -447,28 +447,36 @@ func (s *series) making(ctx context.Context, folder string, m *Manifest, by func
 	return d.rename(temporary, path.Join(s.dir, folder))
 }
 
-// publish makes the state of a head durable and shows the head to readers.
-func (s *series) publish(next *head) error {
+// stateOf is the state of a head.
+func (s *series) stateOf(next *head) (State, error) {
 	newest := next.hours[len(next.hours)-1]
 	epoch, err := strconv.ParseUint(newest.Epoch, 16, 32)
 	if err != nil {
-		return err
+		return State{}, err
 	}
 	cursor := graph.Cursor{Epoch: graph.Epoch(epoch), Seq: newest.LastOffset}
 	ring, err := readKeys(s.a.d, s.a.o.Keys)
 	if err != nil {
-		return err
+		return State{}, err
 	}
-	next.state = State{Version: Version, Channel: s.name, Seq: newest.Seq, FirstSeq: next.hours[0].Seq, Epoch: newest.Epoch, Cursor: cursor.String(),
+	state := State{Version: Version, Channel: s.name, Seq: newest.Seq, FirstSeq: next.hours[0].Seq, Epoch: newest.Epoch, Cursor: cursor.String(),
 		From: newest.From, Until: newest.Until, LastOffset: newest.LastOffset, Manifest: newest.folder + manifestFile, ManifestSHA256: newest.sum,
 		Atom: "feed.atom", JSONFeed: "feed.json", CapabilityList: "capabilitylist.xml", Stream: s.a.o.Stream(s.name, cursor), Keys: ring.public(),
 		Rollups: []Rollup{}}
 	for _, p := range []Period{Week, Day} {
 		for _, c := range next.rollups[p] {
 			if p == Week || c.Until.After(newest.Until.AddDate(0, 0, -stateDays)) {
-				next.state.Rollups = append(next.state.Rollups, Rollup{p, c.FirstSeq, c.Seq, c.From, c.Until, c.folder + manifestFile, c.sum})
+				state.Rollups = append(state.Rollups, Rollup{p, c.FirstSeq, c.Seq, c.From, c.Until, c.folder + manifestFile, c.sum})
 			}
 		}
+	}
+	return state, nil
+}
+
+// publish makes the state of a head durable and shows the head to readers.
+func (s *series) publish(next *head) (err error) {
+	if next.state, err = s.stateOf(next); err != nil {
+		return err
 	}
 	next.bytes = encode(&next.state)
 	if err := s.a.d.write(path.Join(s.dir, stateFile), next.bytes); err != nil {

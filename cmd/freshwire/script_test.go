@@ -14,6 +14,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -44,6 +45,11 @@ func TestStories(t *testing.T) {
 		RequireUniqueNames:  true,
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("XDG_CACHE_HOME", env.WorkDir+"/cache")
+			schemas, err := filepath.Abs("../../digest/testdata")
+			if err != nil {
+				return err
+			}
+			env.Setenv("SCHEMAS", schemas)
 			// The race detector would have each of the commands sleep for a second
 			// before it exits, in case another goroutine has something to report.
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
