@@ -178,8 +178,10 @@ func (a *webArchive) download(ctx context.Context, path string, size int64, into
 		switch {
 		case err != nil:
 			return err
+		case at+n < size && n == resp.ContentLength:
+			return wrong(path, "it has %d bytes, and its manifest says %d", at+n, size)
 		case at+n < size:
-			return io.ErrUnexpectedEOF
+			return fmt.Errorf("%s: %w", path, io.ErrUnexpectedEOF)
 		case at+n > size:
 			return wrong(path, "it has more than the %d bytes that its manifest says", size)
 		}

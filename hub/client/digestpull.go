@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sort"
+	"strings"
 	"time"
 )
 
@@ -199,39 +200,39 @@ func (m *readManifest) follows(place *DigestPlace, s *digestStep) error {
 // planDigests says what is to be read after an hour. Missing tells of hours that nobody
 // has any more.
 func planDigests(s *DigestState, after uint64) (steps []digestStep, missing string) {
-	if after == s.Seq {
-		return nil, ""
-	}
-	first := after + 1
-	oldest := s.FirstSeq
-	for _, r := range s.Rollups {
-		oldest = min(oldest, r.FirstSeq)
-	}
-	exact, covered := coverHours(s, first, false)
-	if covered && len(exact) <= exactUpTo {
+	exact, stuck := coverHours(s, after+1, false)
+	if stuck == 0 && len(exact) <= exactUpTo {
 		return exact, ""
 	}
-	few, fits := coverHours(s, first, true)
+	few, early := coverHours(s, after+1, true)
 	switch {
-	case fits && (!covered || len(few) < len(exact)):
+	case early == 0 && (stuck != 0 || len(few) < len(exact)):
 		return few, ""
-	case covered:
+	case stuck == 0:
 		return exact, ""
 	}
-	// Some hours are in nothing that is kept: the rest is what there is.
-	from := first
-	for !fits && from <= s.Seq {
-		from++
-		if few, fits = coverHours(s, max(from, oldest), false); fits {
-			from = max(from, oldest)
+	var gaps []string
+	for steps = exact; stuck != 0; {
+		next := s.Seq + 1
+		if s.FirstSeq > stuck {
+			next = s.FirstSeq
 		}
+		for _, r := range s.Rollups {
+			if r.FirstSeq > stuck {
+				next = min(next, r.FirstSeq)
+			}
+		}
+		gaps = append(gaps, fmt.Sprintf("%d to %d", stuck, next-1))
+		more, at := coverHours(s, next, false)
+		steps, stuck = append(steps, more...), at
 	}
-	return few, fmt.Sprintf("hours %d to %d are not kept any more", first, from-1)
+	return steps, "hours " + strings.Join(gaps, ", ") + " are not kept any more"
 }
 
-// coverHours covers all hours from one on up to the newest with as few digests as can be.
-// Early is whether the first may begin before. It reports whether all are covered.
-func coverHours(s *DigestState, from uint64, early bool) (steps []digestStep, all bool) {
+// coverHours covers the hours from one on up to the newest with as few digests as can be.
+// Early is whether the first may begin before. Stuck is an hour that none has, 0 if all are
+// covered.
+func coverHours(s *DigestState, from uint64, early bool) (steps []digestStep, stuck uint64) {
 	for at := from; at <= s.Seq; {
 		best := digestStep{}
 		if at >= s.FirstSeq {
@@ -240,16 +241,19 @@ func coverHours(s *DigestState, from uint64, early bool) (steps []digestStep, al
 		}
 		for _, r := range s.Rollups {
 			fits := r.FirstSeq == at || early && at == from && r.FirstSeq < at
-			if folder, err := folderOf(stateName, r.Manifest); fits && r.Seq >= at && r.Seq <= s.Seq && r.Seq > best.seq && err == nil {
+			if !fits || r.Seq < at || r.Seq > s.Seq || r.Seq <= best.seq {
+				continue
+			}
+			if folder, err := folderOf(stateName, r.Manifest); err == nil {
 				best = digestStep{folder, r.FirstSeq, r.Seq, r.SHA256, false}
 			}
 		}
 		if best.seq == 0 {
-			return steps, false
+			return steps, at
 		}
 		steps, at = append(steps, best), best.seq+1
 	}
-	return steps, true
+	return steps, 0
 }
 
 // announce finds the hashes of the hours among the steps, by the chain that begins at the

@@ -25,6 +25,15 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
+const (
+	// maxDigestHours and maxDigestRollups bound what a state may say that it keeps, so that
+	// no archive can have its reader plan for ever: five years, and twice that.
+	maxDigestHours   = 5 * 366 * 24
+	maxDigestRollups = 5_000
+	// maxDigestSeq bounds the number of an hour: two hundred years of them.
+	maxDigestSeq = 200 * 366 * 24
+)
+
 // maxDigestLine bounds a line of a digest, in bytes: ten URIs, hash and type escaped.
 const maxDigestLine = 64 << 10
 
@@ -147,13 +156,25 @@ func (r *DigestReader) State(ctx context.Context, tag string) (s *DigestState, b
 	switch {
 	case s.Version != digestVersion:
 		return nil, nil, "", wrong(where, "its version is %d, and this program knows %d; use a newer one", s.Version, digestVersion)
-	case s.Seq == 0 || s.FirstSeq == 0 || s.FirstSeq > s.Seq:
-		return nil, nil, "", wrong(where, "hours %d to %d cannot be", s.FirstSeq, s.Seq)
+	}
+	if err := s.check(where); err != nil {
+		return nil, nil, "", err
 	}
 	if r.first {
 		r.Trust(s.Keys)
 	}
 	return s, b, newTag, nil
+}
+
+// check looks at what a state says of itself.
+func (s *DigestState) check(where string) error {
+	switch {
+	case s.Seq == 0 || s.FirstSeq == 0 || s.FirstSeq > s.Seq || s.Seq > maxDigestSeq || s.Seq-s.FirstSeq > maxDigestHours:
+		return wrong(where, "hours %d to %d cannot be", s.FirstSeq, s.Seq)
+	case len(s.Rollups) > maxDigestRollups:
+		return wrong(where, "it names %d roll-ups, and at most %d can be", len(s.Rollups), maxDigestRollups)
+	}
+	return nil
 }
 
 // A readManifest is a manifest that was checked, as it was read.
