@@ -105,6 +105,7 @@ type Archive struct {
 	manifests *lru.Cache[string, *Manifest]
 	builds    chan struct{} // a place for each digest that is being made
 	refresh   chan struct{}
+	coded     int64 // size in bytes from which on files are coded
 	figures   figures
 
 	mu     sync.RWMutex
@@ -141,7 +142,7 @@ func Open(o Options) (*Archive, error) {
 	if o.Stream == nil {
 		o.Stream = func(string, graph.Cursor) string { return "" }
 	}
-	a := &Archive{o: o, d: disk{o.FS}, started: o.Clock(), builds: make(chan struct{}, maxBuilds), refresh: make(chan struct{}, 1),
+	a := &Archive{o: o, d: disk{o.FS}, started: o.Clock(), builds: make(chan struct{}, maxBuilds), refresh: make(chan struct{}, 1), coded: minCoded,
 		series: map[string]*series{}}
 	var err error
 	if a.manifests, err = lru.New[string, *Manifest](maxManifests); err != nil {

@@ -59,7 +59,7 @@ func (w *world) state() (s State) {
 }
 
 func TestWhatIsAskedForIsThereOrYetToComeOrExpiredOrNothing(t *testing.T) {
-	w := newWorld(t, 1)
+	w := newWorld(t, 8)
 	w.settle()
 	if _, err := w.a.Find("all", "state.json"); !errors.Is(err, ErrNotYet) {
 		t.Errorf("before the first hour has closed: %v", err)
@@ -67,7 +67,7 @@ func TestWhatIsAskedForIsThereOrYetToComeOrExpiredOrNothing(t *testing.T) {
 	if _, err := w.a.Find("other", "state.json"); !errors.Is(err, ErrNoDigest) {
 		t.Errorf("of a channel that has no digest: %v", err)
 	}
-	w.hours(60) // 40 are kept
+	w.hours(46) // 40 are kept
 	s := w.state()
 	if kept := s.Seq - s.FirstSeq + 1; kept != 40 && kept != 41 {
 		t.Errorf("%d hours are kept", kept)

@@ -32,6 +32,16 @@ type making struct {
 	base    string // address of the archive
 	prev    string // folder of the hour before, below the channel's
 	origins *origins
+	open    []*partitioned
+}
+
+// abandon closes what was being written when it failed.
+func (k *making) abandon() {
+	for _, p := range k.open {
+		if p.draft != nil {
+			p.draft.abandon()
+		}
+	}
 }
 
 // byURI collects the notices of an hour, sorted by resource and position.
@@ -199,7 +209,11 @@ type partitioned struct {
 	view  view   // nil for NDJSON
 }
 
-func (k *making) partitioned(role string) *partitioned { return &partitioned{k: k, role: role} }
+func (k *making) partitioned(role string) *partitioned {
+	p := &partitioned{k: k, role: role}
+	k.open = append(k.open, p)
+	return p
+}
 
 // write adds a line that is an entry.
 func (p *partitioned) write(line []byte) error {

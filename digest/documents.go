@@ -62,7 +62,7 @@ func (s *series) makeFront(ctx context.Context, next *head) error {
 	if err := errors.Join(d.RemoveAll(temporary), d.RemoveAll(folder), d.MkdirAll(temporary, 0o755)); err != nil {
 		return err
 	}
-	files := d.bind(ctx, temporary)
+	files := s.a.bind(ctx, temporary)
 	for _, doc := range []struct {
 		name, media string
 		bytes       []byte

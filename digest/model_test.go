@@ -11,11 +11,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path"
 	"slices"
 	"strconv"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ import (
 )
 
 // modelSeeds is how many random histories are played; SOAK_SEEDS says otherwise.
-const modelSeeds = 60
+const modelSeeds = 30
 
 // A world is a hub around an archive: a journal in memory, a clock that is set, a disk
 // that loses what was not flushed, and what is right, known from the notices alone.
@@ -42,14 +44,15 @@ type world struct {
 
 	a    *Archive
 	ch   Channel
-	fail int // operations on the disk until the power is cut; 0 is never, and it stays off after it
+	fail atomic.Int64 // operations on the disk until the power is cut; 0 is never, and it stays off after it
 
-	seen map[string]string // files of closed hours that readers saw, with their hashes
+	plain bool              // files have no codings, which take most of the time
+	seen  map[string]string // files of closed hours that readers saw, with their hashes
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
 	w := &world{t: t, rng: rand.New(rand.NewPCG(seed, 1)), fs: vfs.NewCrashableMem(), epoch: 7, journal: map[graph.Epoch][]graph.Notice{},
-		now: time.Date(2026, 12, 30, 21, 10, 0, 0, time.UTC), public: true, seen: map[string]string{}}
+		now: time.Date(2026, 12, 30, 21, 10, 0, 0, time.UTC), public: true, seen: map[string]string{}, plain: seed%8 != 0}
 	w.ch = Channel{Name: "all", Born: 3, Read: w.read, Head: w.Token, Public: func(uint64, uint64) bool { return w.public }}
 	w.start()
 	return w
@@ -63,12 +66,14 @@ func (w *world) start() {
 	}
 	a, err := Open(w.options())
 	if err != nil {
-		if w.fail < 0 {
+		if w.fail.Load() < 0 {
 			return // the power went while it was opened
 		}
 		w.t.Fatal(err)
 	}
-	w.a = a
+	if w.a = a; w.plain {
+		a.coded = math.MaxInt64
+	}
 	if a.series["all"] == nil {
 		a.series["all"] = a.newSeries("all")
 	}
@@ -86,19 +91,19 @@ func (w *world) options() Options {
 var errPower = errors.New("the power was cut")
 
 func (w *world) inject(op errorfs.Op) error {
-	if w.fail == 0 || op.Kind.ReadOrWrite() != errorfs.OpIsWrite {
-		if w.fail < 0 {
-			return errPower
+	left := w.fail.Load()
+	for left > 0 && op.Kind.ReadOrWrite() == errorfs.OpIsWrite {
+		next := left - 1
+		if next == 0 {
+			next = -1
 		}
-		return nil
+		if w.fail.CompareAndSwap(left, next) {
+			left = next
+			break
+		}
+		left = w.fail.Load()
 	}
-	if w.fail > 0 {
-		w.fail--
-	}
-	if w.fail == 0 {
-		w.fail = -1
-	}
-	if w.fail < 0 {
+	if left < 0 {
 		return errPower
 	}
 	return nil
@@ -164,7 +169,7 @@ func (w *world) restore() {
 // crash cuts the power and starts again.
 func (w *world) crash(lost int) {
 	w.fs = w.fs.CrashClone(vfs.CrashCloneCfg{UnsyncedDataPercent: lost, RNG: w.rng})
-	w.fail = 0
+	w.fail.Store(0)
 	w.now = w.now.Add(time.Duration(w.rng.IntN(90)) * time.Second)
 	w.start()
 }
@@ -175,7 +180,7 @@ func (w *world) settle() {
 	for range 10_000 {
 		wait, err := w.a.series["all"].step(context.Background(), &w.ch)
 		w.look()
-		if w.fail < 0 {
+		if w.fail.Load() < 0 {
 			return
 		}
 		if err != nil {
@@ -191,7 +196,7 @@ func (w *world) settle() {
 // look is what a reader does who remembers all it saw: nothing of it may ever change.
 func (w *world) look() {
 	w.t.Helper()
-	if w.fail != 0 {
+	if w.fail.Load() != 0 {
 		return // a disk that is about to fail is no disk to read
 	}
 	s := w.a.series["all"]
@@ -471,7 +476,7 @@ func playHistory(w *world) {
 		case n < 80:
 			w.now = w.now.Add(time.Duration(w.rng.IntN(30)) * time.Hour)
 		case n < 90: // the next step of the builder is cut off
-			w.fail = 1 + w.rng.IntN(120)
+			w.fail.Store(1 + w.rng.Int64N(120))
 		case n < 93: // the hub is off for a while
 			w.now = w.now.Add(time.Duration(w.rng.IntN(300)) * time.Minute)
 			w.crash(w.rng.IntN(101))
@@ -484,19 +489,17 @@ func playHistory(w *world) {
 			w.public = !w.public
 		}
 		w.settle()
-		if w.fail < 0 {
-			for w.fail < 0 {
-				if w.crash(w.rng.IntN(101)); w.rng.IntN(3) == 0 {
-					w.fail = 1 + w.rng.IntN(60)
-				}
-				w.settle()
+		for w.fail.Load() < 0 {
+			if w.crash(w.rng.IntN(101)); w.rng.IntN(3) == 0 {
+				w.fail.Store(1 + w.rng.Int64N(60))
 			}
+			w.settle()
 		}
-		if w.fail == 0 {
+		if w.fail.Load() == 0 {
 			w.check()
 		}
 	}
-	w.fail = 0
+	w.fail.Store(0)
 	w.now = w.now.Add(2 * time.Hour)
 	w.settle()
 	w.check()

@@ -410,8 +410,9 @@ func (s *series) making(ctx context.Context, folder string, m *Manifest, by func
 	if err := d.MkdirAll(temporary, 0o755); err != nil {
 		return err
 	}
-	k := &making{d: d, folder: temporary, m: m, files: d.bind(ctx, temporary), origins: &s.origins}
+	k := &making{d: d, folder: temporary, m: m, files: s.a.bind(ctx, temporary), origins: &s.origins}
 	err := by(k.files.ctx, k)
+	k.abandon()
 	files, coding := k.files.end()
 	if err = errors.Join(err, coding); err != nil {
 		return err

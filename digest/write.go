@@ -29,6 +29,9 @@ const (
 	// denseUpTo is the size in bytes up to which files are coded as densely as possible.
 	// That takes a second for 10 MB; beyond it an hour would be late.
 	denseUpTo = 16 << 20
+	// smallUpTo is the size in bytes up to which the densest coding gains nothing over one
+	// with smaller tables.
+	smallUpTo = 256 << 10
 	// bufferSize is what files are written in, in bytes.
 	bufferSize = 256 << 10
 )
@@ -56,9 +59,19 @@ func (d disk) create(folder string, about File) (*draft, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &draft{file: f, sum: sha256.New(), about: about}
-	w.to = bufio.NewWriterSize(countingFile{w}, bufferSize)
+	w := &draft{file: f, sum: sha256.New(), about: about, to: writers.Get().(*bufio.Writer)}
+	w.to.Reset(countingFile{w})
 	return w, nil
+}
+
+// writers are used again and again: most files are smaller than their buffer.
+var writers = sync.Pool{New: func() any { return bufio.NewWriterSize(nil, bufferSize) }}
+
+// release gives back what files are written with.
+func (w *draft) release() {
+	w.to.Reset(nil)
+	writers.Put(w.to)
+	w.to = nil
 }
 
 // A countingFile sums up what goes to the file of a draft.
@@ -80,17 +93,22 @@ func (w *draft) end() (File, error) {
 		err = w.file.Sync()
 	}
 	err = errors.Join(err, w.file.Close())
+	w.release()
 	w.about.Size, w.about.SHA256 = w.size, hex.EncodeToString(w.sum.Sum(nil))
 	return w.about, err
 }
 
 // abandon ends what will not be used.
-func (w *draft) abandon() { w.file.Close() }
+func (w *draft) abandon() {
+	w.file.Close()
+	w.release()
+}
 
 // A binder codes the files of a digest, a few at once, while others are being written.
 type binder struct {
 	d      disk
 	folder string
+	coded  int64 // size in bytes from which on they are
 	work   *errgroup.Group
 	ctx    context.Context
 
@@ -98,10 +116,10 @@ type binder struct {
 	files []*File // in the order in which they were added
 }
 
-func (d disk) bind(ctx context.Context, folder string) *binder {
+func (a *Archive) bind(ctx context.Context, folder string) *binder {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(max(1, runtime.GOMAXPROCS(0)))
-	return &binder{d: d, folder: folder, work: g, ctx: ctx}
+	return &binder{d: a.d, folder: folder, coded: a.coded, work: g, ctx: ctx}
 }
 
 // add takes a file that was written. It waits while enough are being coded.
@@ -110,7 +128,7 @@ func (b *binder) add(f File) {
 	b.mu.Lock()
 	b.files = append(b.files, kept)
 	b.mu.Unlock()
-	if f.Size < minCoded {
+	if f.Size < b.coded {
 		return
 	}
 	kept.Codings = make([]Coded, 2)
@@ -147,10 +165,12 @@ func (d disk) code(ctx context.Context, folder string, f *File, coding string) (
 	if err != nil {
 		return Coded{}, err
 	}
-	pool := coders[coding][f.Size <= denseUpTo]
+	pool := coderOf(coding, f.Size)
 	encode := pool.Get().(coder)
 	encode.Reset(w)
-	_, err = io.CopyBuffer(struct{ io.Writer }{encode}, withContext{ctx, from}, make([]byte, bufferSize))
+	buffer := buffers.Get().(*[bufferSize]byte)
+	_, err = io.CopyBuffer(struct{ io.Writer }{encode}, withContext{ctx, from}, buffer[:])
+	buffers.Put(buffer)
 	err = errors.Join(err, encode.Close())
 	encode.Reset(nil)
 	pool.Put(encode)
@@ -162,6 +182,9 @@ func (d disk) code(ctx context.Context, folder string, f *File, coding string) (
 	return Coded{Coding: coding, Href: made.Href, Size: made.Size, SHA256: made.SHA256}, err
 }
 
+// buffers are what files are read into.
+var buffers = sync.Pool{New: func() any { return new([bufferSize]byte) }}
+
 // A coder is what makes a coding. It is used again and again, because the tables of a
 // dense one take milliseconds to be made.
 type coder interface {
@@ -169,10 +192,20 @@ type coder interface {
 	Reset(io.Writer)
 }
 
-// coders has them by coding and by whether they are dense.
-var coders = map[string]map[bool]*sync.Pool{
-	Gzip: {true: gzipPool(gzip.BestCompression), false: gzipPool(gzip.DefaultCompression)},
-	Zstd: {true: zstdPool(zstd.SpeedBestCompression), false: zstdPool(zstd.SpeedDefault)},
+// coders has them by coding, for files that are small, large, and very large.
+var coders = map[string][3]*sync.Pool{
+	Gzip: {gzipPool(gzip.BestCompression), gzipPool(gzip.BestCompression), gzipPool(gzip.DefaultCompression)},
+	Zstd: {zstdPool(zstd.SpeedBetterCompression, smallUpTo), zstdPool(zstd.SpeedBestCompression, zstdWindow), zstdPool(zstd.SpeedDefault, zstdWindow)},
+}
+
+func coderOf(coding string, size int64) *sync.Pool {
+	switch {
+	case size <= smallUpTo:
+		return coders[coding][0]
+	case size <= denseUpTo:
+		return coders[coding][1]
+	}
+	return coders[coding][2]
 }
 
 func gzipPool(level int) *sync.Pool {
@@ -185,9 +218,9 @@ func gzipPool(level int) *sync.Pool {
 	}}
 }
 
-func zstdPool(level zstd.EncoderLevel) *sync.Pool {
+func zstdPool(level zstd.EncoderLevel, window int) *sync.Pool {
 	return &sync.Pool{New: func() any {
-		w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithWindowSize(zstdWindow), zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
+		w, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(level), zstd.WithWindowSize(window), zstd.WithEncoderConcurrency(1), zstd.WithLowerEncoderMem(true))
 		if err != nil {
 			panic(err) // the options are known
 		}
