@@ -69,6 +69,13 @@ func (t *digestTopics) seesWhole(channel string, v subscriptions.Viewer) bool {
 	})
 }
 
+// Shows reports whether a viewer who may read the digests gets anything at the address of
+// a topic now.
+func (t *digestTopics) Shows(channel, name string, v subscriptions.Viewer) bool {
+	f, err := t.h.archive.Find(channel, name)
+	return err == nil && (f.Public || t.seesWhole(channel, v))
+}
+
 // Document returns what a viewer gets at the address of a topic now.
 func (t *digestTopics) Document(channel, name string, v subscriptions.Viewer) (body []byte, contentType string, err error) {
 	if err := t.May(channel, v); err != nil {

@@ -138,9 +138,11 @@ func (e *Engine) newOutlet(name string, o Outlet, s Settings, was *rest) *outlet
 	if was == nil {
 		return out
 	}
-	head := e.headOf(&s).Seq
 	for i, c := range was.Cursors {
-		out.lanes[i].start(min(c, head))
+		if s.Head == nil { // else its cuts say whether its log has begun anew
+			c = min(c, e.o.Head().Seq)
+		}
+		out.lanes[i].start(c)
 	}
 	out.paused, out.failures, out.doubts, out.until, out.seen = was.Paused, was.Failures, was.Doubts, was.Until, was.Seen
 	out.letters = was.letters

@@ -364,7 +364,7 @@ func (e *Engine) passIdle() {
 			break
 		}
 		if out.settings.Head != nil {
-			continue // its log is not trimmed
+			continue // its positions are others, and its log is not trimmed
 		}
 		for i := range out.lanes {
 			l := &out.lanes[i]

@@ -20,7 +20,8 @@ type Outlet interface {
 	// Cut returns what comes next in a lane strictly after a position: about room
 	// pieces, oldest first, and the position up to which they cover the lane. It reads
 	// a bounded piece of the journal and does not wait. A *graph.ResetError has the
-	// engine go on at the oldest position that the journal has.
+	// engine go on at the oldest position that the journal has, or at the beginning of
+	// a log of the outlet's own.
 	Cut(ctx context.Context, lane graph.Lane, after uint64, room int) (Cut, error)
 	// Request makes the call for a piece, anew for each attempt, which count from 1.
 	// An error is judged like an answer.
@@ -92,8 +93,10 @@ type Settings struct {
 	From   graph.Cursor // where it begins if it is new; zero is now
 	DryRun bool         // do all but call
 	Caller Caller
-	// Head is up to where it can cut if that is not the journal but a log of its own, whose
-	// numbers never go back and of which nothing is lost. Nil is the journal.
+	// Head is up to where it can cut if that is not the journal but a log of its own, of
+	// which nothing is lost and all is for it. Positions are then those of this log, which
+	// may begin anew: a cut tells that by a reset. It is called while the engine is locked,
+	// so it must not call the engine. Nil is the journal.
 	Head func() graph.Cursor
 }
 

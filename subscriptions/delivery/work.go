@@ -65,17 +65,7 @@ func (e *Engine) cutLane(out *outlet, name graph.Lane) error {
 	}
 	var reset *graph.ResetError
 	if errors.As(err, &reset) {
-		// What was trimmed cannot be read any more. It is said, and the rest is sent.
-		oldest := e.o.Oldest().Seq
-		e.log.Warn("the journal has lost what an outlet has not had", "outlet", out.name, "after", after, "oldest", oldest)
-		out.seen.Lost++
-		if at := max(oldest, min(after, e.o.Head().Seq)); at != after {
-			l.read = at
-			if l.batches.len() == 0 {
-				l.cursor = at
-			}
-			e.changed[out] = struct{}{}
-		}
+		e.reset(out, l, after)
 		return nil
 	}
 	if err != nil {
@@ -89,6 +79,25 @@ func (e *Engine) cutLane(out *outlet, name graph.Lane) error {
 		e.progress(out)
 	}
 	return nil
+}
+
+// reset has a lane go on where it can be read.
+func (e *Engine) reset(out *outlet, l *lane, after uint64) {
+	at := uint64(0)
+	if out.settings.Head == nil {
+		// What was trimmed cannot be read any more. It is said, and the rest is sent.
+		oldest := e.o.Oldest().Seq
+		e.log.Warn("the journal has lost what an outlet has not had", "outlet", out.name, "after", after, "oldest", oldest)
+		out.seen.Lost++
+		at = max(oldest, min(after, e.o.Head().Seq))
+	}
+	if at != after {
+		l.read = at
+		if l.batches.len() == 0 {
+			l.cursor = at
+		}
+		e.changed[out] = struct{}{}
+	}
 }
 
 // errTooLarge reports a piece that could not be kept for another attempt.

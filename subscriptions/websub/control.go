@@ -90,10 +90,15 @@ func (h *Hub) End(ctx context.Context, id, why string) error {
 }
 
 // Control pauses and resumes deliveries to a subscription, or has what came after a
-// position delivered again, as [delivery.Engine.Control] does.
+// position delivered again, as [delivery.Engine.Control] does. Of a digest, which does
+// not count by positions of the journal, the newest document is.
 func (h *Hub) Control(ctx context.Context, id, action string, from graph.Cursor) error {
-	if _, err := h.find(id); err != nil {
+	e, err := h.find(id)
+	if err != nil {
 		return err
+	}
+	if action == "replay" && e.topic.digest != "" {
+		from = h.rewind(e)
 	}
 	return h.o.Engine.Control(ctx, outletName(id), action, from)
 }

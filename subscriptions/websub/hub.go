@@ -96,13 +96,17 @@ type feedSource interface {
 
 // Digests are topics that are replaced as a whole when an hour closes.
 type Digests interface {
-	// Newest returns the number of the newest hour of a channel, 0 if none has closed. It
-	// never goes back.
+	// Newest returns the number of the newest hour of a channel, 0 if none has closed.
+	// Hours are counted on, or else from 1 again.
 	Newest(channel string) uint64
 	// May reports whether a viewer may read the digests of a channel: nil,
 	// subscriptions.ErrNoChannel or a *subscriptions.Refusal.
 	May(channel string, v subscriptions.Viewer) error
-	// Document returns what a viewer gets at the topic's address now. It fails as May does.
+	// Shows reports whether a viewer who may read the digests gets anything at the topic's
+	// address now: not before an hour has closed, nor what was not for everybody then.
+	Shows(channel, name string, v subscriptions.Viewer) bool
+	// Document returns what a viewer gets at the topic's address now: of the hour that Newest
+	// returned before, or of a later one. It must not be changed. It fails as May does.
 	Document(channel, name string, v subscriptions.Viewer) (body []byte, contentType string, err error)
 	// Watch has news called when an hour of the channel has closed, or May may say something
 	// else, until stop is called. News must not block.
@@ -188,6 +192,9 @@ type entry struct {
 	had   [2]atomic.Pointer[graph.Cursor]
 	noted [2]graph.Cursor  // what of that is on disk
 	cut   [2]atomic.Uint64 // one more than what the newest piece came after
+	// sent and told are the hours of the digest that was sent last, and of the one that was
+	// taken last, since the start.
+	sent, told atomic.Uint64
 }
 
 // has notes what a subscriber had.

@@ -53,7 +53,7 @@ func (h *Hub) engage(ctx context.Context, e *entry) error {
 	s := e.sub.Load()
 	settings := delivery.Settings{Host: s.Callback.place(), Serial: true, Schedule: h.o.Schedule, Caller: h.o.Callbacks, From: s.From}
 	if e.topic.digest != "" {
-		settings.Head = issues{h.o.Digests, e.topic.Channel, subscriptions.Viewer{}}.Head
+		settings.Head = issues{of: h.o.Digests, channel: e.topic.Channel}.Head
 		return h.o.Engine.Attach(ctx, outletName(s.ID), digestOutlet{outlet{h, e}}, settings)
 	}
 	return h.o.Engine.Attach(ctx, outletName(s.ID), outlet{h, e}, settings)

@@ -185,19 +185,23 @@ func TestATopicIsADocumentOfOurs(t *testing.T) {
 		url, channel, uri string
 		atom              bool
 		lanes             uint8
+		digest            string
 	}{
-		{"https://hub.example/topics/all", "all", "", false, 0},
-		{"http://hub.example:8420/topics/mine", "mine", "", false, 0},
-		{"https://hub.example/topics/host:en.example.org", "host:en.example.org", "", false, 0},
-		{"https://hub.example/topics/host%3Aen.example.org", "host:en.example.org", "", false, 0},
-		{"https://hub.example/topics/type:a%2Fb", "type:a/b", "", false, 0},
-		{"https://hub.example/topics/all?format=atom", "all", "", true, 0},
-		{"https://hub.example/topics/all?format=json&lane=prompt", "all", "", false, 1},
-		{"https://hub.example/topics/all?lane=bulk", "all", "", false, 2},
-		{"https://hub.example/topics/resource?uri=https%3A%2F%2Fen.example.org%2Fwiki%2FA%23html", "", "https://en.example.org/wiki/A#html", false, 0},
+		{"https://hub.example/topics/all", "all", "", false, 0, ""},
+		{"http://hub.example:8420/topics/mine", "mine", "", false, 0, ""},
+		{"https://hub.example/topics/host:en.example.org", "host:en.example.org", "", false, 0, ""},
+		{"https://hub.example/topics/host%3Aen.example.org", "host:en.example.org", "", false, 0, ""},
+		{"https://hub.example/topics/type:a%2Fb", "type:a/b", "", false, 0, ""},
+		{"https://hub.example/topics/all?format=atom", "all", "", true, 0, ""},
+		{"https://hub.example/topics/all?format=json&lane=prompt", "all", "", false, 1, ""},
+		{"https://hub.example/topics/all?lane=bulk", "all", "", false, 2, ""},
+		{"https://hub.example/topics/resource?uri=https%3A%2F%2Fen.example.org%2Fwiki%2FA%23html", "", "https://en.example.org/wiki/A#html", false, 0, ""},
+		{"https://hub.example/digest/all/feed.atom", "all", "", true, 1, "feed.atom"},
+		{"https://hub.example/digest/mine/feed.json", "mine", "", false, 1, "feed.json"},
+		{"http://hub.example:8420/digest/mine/state.json", "mine", "", false, 1, "state.json"},
 	} {
 		got, no := parseTopic(tt.url)
-		if no != nil || got.Channel != tt.channel || got.URI != tt.uri || got.atom != tt.atom || got.lanes != tt.lanes {
+		if no != nil || got.Channel != tt.channel || got.URI != tt.uri || got.atom != tt.atom || got.lanes != tt.lanes || got.digest != tt.digest {
 			t.Errorf("%s: %+v, %v", tt.url, got, no)
 		}
 	}
@@ -205,7 +209,11 @@ func TestATopicIsADocumentOfOurs(t *testing.T) {
 		"https://hub.example/v1/stream", "https://hub.example/topics/resource", "https://hub.example/topics/resource?uri=",
 		"https://hub.example/topics/all?uri=x", "https://hub.example/topics/all?after=1", "https://hub.example/topics/all?format=xml",
 		"https://hub.example/topics/all?lane=prompt&lane=bulk", "https://hub.example/topics/all#x", "https://u:p@hub.example/topics/all",
-		"ftp://hub.example/topics/all", "https:///topics/all", "https://hub.example/topics/all?%zz"} {
+		"ftp://hub.example/topics/all", "https:///topics/all", "https://hub.example/topics/all?%zz",
+		"https://hub.example/digest/", "https://hub.example/digest/all", "https://hub.example/digest/all/", "https://hub.example/digest//feed.atom",
+		"https://hub.example/digest/all/hours.atom", "https://hub.example/digest/all/feed.atom/", "https://hub.example/digest/all/x/feed.atom",
+		"https://hub.example/digest/all/h/2026/11/22/10/digest.atom", "https://hub.example/digest/all/feed.atom?format=json",
+		"https://hub.example/digest/all/feed.atom?uri=x", "https://hub.example/digest/all%2Ffeed.atom"} {
 		if got, no := parseTopic(url); no == nil {
 			t.Errorf("%s: taken for %+v", url, got)
 		}

@@ -72,7 +72,8 @@ func (t *topic) read(u *url.URL) *RequestError {
 		}
 	}
 	name, isTopic := strings.CutPrefix(u.Path, topics)
-	if rest, ok := strings.CutPrefix(u.Path, digests); ok {
+	// As it is written: names of channels that have digests need no encoding.
+	if rest, ok := strings.CutPrefix(u.EscapedPath(), digests); ok {
 		name, t.digest, _ = strings.Cut(rest, "/")
 		if isTopic = slices.Contains(documents, t.digest); isTopic && len(query) > 0 {
 			return bad("hub.topic", "it has a parameter, and a digest has none")
