@@ -57,12 +57,22 @@ func (c *cli) play(ctx context.Context, once bool) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, local.stop()) }()
+	defer func() {
+		if local != nil {
+			err = errors.Join(err, local.stop())
+		}
+	}()
 	d := &demo{wiki: w, clock: clock, out: c.stdout}
 	if d.hub, err = client.New(local.url, client.Options{Agent: "freshwire-demo"}); err != nil {
 		return err
 	}
-	if err := d.run(ctx, recording); err != nil || once {
+	if err := d.run(ctx, recording); err != nil {
+		return err
+	}
+	if local, err = c.anHourLater(ctx, local, d, data); err != nil {
+		return err
+	}
+	if err := d.digest(ctx); err != nil || once {
 		return err
 	}
 	d.invite()
@@ -362,6 +372,8 @@ Then ask why, and what another edit would cost:
 
   curl '%[1]s/v1/why?uri=%[4]s'
   curl '%[1]s/v1/impact?uri=%[2]s'
+
+Or read the hour that has closed, at %[1]s/digest/
 
 The same with this command:
 
