@@ -34,6 +34,9 @@ const (
 	maxManifests = 512
 	// retryAfter is how long a digest waits that could not be made, of real time.
 	retryAfter = 10 * time.Second
+	// maxSleep is how long nobody looks at the clock, of real time: it may be set, or the
+	// machine may sleep.
+	maxSleep = time.Minute
 )
 
 var (
@@ -43,6 +46,8 @@ var (
 	ErrNoFile = errors.New("there is no such file of a digest")
 	// ErrNotYet reports a file of a digest that is yet to be made.
 	ErrNotYet = errors.New("the digest is not closed yet")
+	// ErrHidden reports a file of a time at which the channel was not for everybody.
+	ErrHidden = errors.New("it is of a time at which the channel was not public")
 	// ErrExpired reports a file of a digest that is not kept any more.
 	ErrExpired = errors.New("the digest is not kept any more")
 )
@@ -164,7 +169,7 @@ func Open(o Options) (*Archive, error) {
 		}
 		s, err := a.load(name)
 		if err != nil {
-			return nil, fmt.Errorf("digest of %s: %w", name, err)
+			return nil, fmt.Errorf("digest of %s: %w; put back the file, or move the folder %s away, and digests of it begin anew", name, err, path.Join(o.Dir, name))
 		}
 		a.series[name] = s
 	}
@@ -285,7 +290,7 @@ func (a *Archive) all() []*series {
 
 // sleep waits for a time of the archive's clock, and reports whether it passed.
 func (a *Archive) sleep(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(time.Duration(float64(d) / a.o.ClockRate))
+	t := time.NewTimer(min(maxSleep, time.Duration(float64(d)/a.o.ClockRate)))
 	defer t.Stop()
 	select {
 	case <-t.C:

@@ -34,7 +34,7 @@ func (w *world) hours(n int) {
 
 func (w *world) get(name, coding string) []byte {
 	w.t.Helper()
-	f, err := w.a.Find("all", name)
+	f, err := w.a.Find("all", name, false)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -61,10 +61,10 @@ func (w *world) state() (s State) {
 func TestWhatIsAskedForIsThereOrYetToComeOrExpiredOrNothing(t *testing.T) {
 	w := newWorld(t, 8)
 	w.settle()
-	if _, err := w.a.Find("all", "state.json"); !errors.Is(err, ErrNotYet) {
+	if _, err := w.a.Find("all", "state.json", false); !errors.Is(err, ErrNotYet) {
 		t.Errorf("before the first hour has closed: %v", err)
 	}
-	if _, err := w.a.Find("other", "state.json"); !errors.Is(err, ErrNoDigest) {
+	if _, err := w.a.Find("other", "state.json", false); !errors.Is(err, ErrNoDigest) {
 		t.Errorf("of a channel that has no digest: %v", err)
 	}
 	w.hours(46) // 40 are kept
@@ -84,7 +84,7 @@ func TestWhatIsAskedForIsThereOrYetToComeOrExpiredOrNothing(t *testing.T) {
 		{Hour.Folder(s.From.Add(-45*time.Hour)) + "manifest.json", ErrExpired}, {Hour.Folder(s.From.AddDate(-1, 0, 0)) + "manifest.json", ErrNoFile},
 		{Day.Folder(s.From.AddDate(0, 0, -1)) + "manifest.json", nil},
 	} {
-		if _, err := w.a.Find("all", x.name); !errors.Is(err, x.want) || x.want == nil && err != nil {
+		if _, err := w.a.Find("all", x.name, false); !errors.Is(err, x.want) || x.want == nil && err != nil {
 			t.Errorf("%s: got %v, want %v", x.name, err, x.want)
 		}
 	}
@@ -154,7 +154,7 @@ func TestFewDigestsCoverWhatSomebodyMissed(t *testing.T) {
 	kept := h.hours
 	for away := 1; away < 1200; away++ {
 		h.hours = kept
-		list := h.cover(uint64(1200 - away + 1))
+		list := h.cover(uint64(1200-away+1), false)
 		at := uint64(1200 - away + 1)
 		for _, c := range list {
 			if c.FirstSeq != at {
@@ -167,7 +167,7 @@ func TestFewDigestsCoverWhatSomebodyMissed(t *testing.T) {
 		}
 		// With hours of 14 days alone the first may begin earlier.
 		h.hours = kept[1200-14*24:]
-		list = h.cover(uint64(1200 - away + 1))
+		list = h.cover(uint64(1200-away+1), false)
 		if list[0].FirstSeq > uint64(1200-away+1) || list[len(list)-1].Seq != 1200 || away <= 21*24 && len(list) > 55 {
 			t.Fatalf("%d hours away, of which 14 days are kept: %d digests from %d on", away, len(list), list[0].FirstSeq)
 		}
@@ -215,7 +215,7 @@ func TestWhatAChannelHadThatIsNoMoreIsShownToNobody(t *testing.T) {
 	gone := w.state().Manifest
 	w.ch.Born = 99
 	w.a.setAside(map[string]Channel{"all": w.ch})
-	if _, err := w.a.Find("all", gone); !errors.Is(err, ErrNoDigest) {
+	if _, err := w.a.Find("all", gone, false); !errors.Is(err, ErrNoDigest) {
 		t.Errorf("an hour of the channel before: %v", err)
 	}
 	w.a.series["all"] = w.a.newSeries("all")
@@ -242,22 +242,36 @@ func TestStrangersSeeNoHourInWhichTheChannelWasNotPublic(t *testing.T) {
 	w.public = false
 	w.hours(3)
 	hidden := w.state()
-	if f, err := w.a.Find("all", hidden.Manifest); err != nil || f.Public {
-		t.Errorf("an hour that was not public is for everybody: %v", err)
+	for _, name := range []string{"state.json", "feed.atom", "changelist.xml", hidden.Manifest, hidden.Manifest + ".sig", path.Dir(hidden.Manifest) + "/digest.ndjson"} {
+		if _, err := w.a.Find("all", name, true); !errors.Is(err, ErrHidden) {
+			t.Errorf("of a channel that was never public a stranger finds %s: %v", name, err)
+		}
 	}
 	w.public = true
 	w.hours(2)
 	s := w.state()
-	if f, err := w.a.Find("all", s.Manifest); err != nil || !f.Public {
+	if _, err := w.a.Find("all", s.Manifest, true); err != nil {
 		t.Errorf("an hour that was public is not for everybody: %v", err)
 	}
-	if f, err := w.a.Find("all", hidden.Manifest); err != nil || f.Public {
+	if _, err := w.a.Find("all", hidden.Manifest, true); !errors.Is(err, ErrHidden) {
 		t.Errorf("an hour that was not public has become so: %v", err)
 	}
 	for _, name := range []string{"feed.atom", "feed.json", "hours.atom", "changelist.xml", "recent/changelist.xml"} {
-		if f, err := w.a.Find("all", name); err != nil || !f.Public || bytes.Contains(w.get(name, ""), []byte(path.Dir(hidden.Manifest))) {
+		if _, err := w.a.Find("all", name, true); err != nil || bytes.Contains(w.get(name, ""), []byte(path.Dir(hidden.Manifest))) {
 			t.Errorf("%s is not for everybody, or names a hidden hour: %v", name, err)
 		}
+	}
+	f, err := w.a.Find("all", "state.json", true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := f.Open("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var open State
+	if err := json.NewDecoder(c).Decode(&open); err != nil || open.FirstSeq <= hidden.Seq || open.Seq != s.Seq || s.FirstSeq != 1 {
+		t.Errorf("a stranger is told of hours %d to %d: %v", open.FirstSeq, open.Seq, err)
 	}
 	m, _ := w.manifest(w.a.series["all"], path.Dir(s.Manifest)+"/")
 	since, err := w.a.Since("all", 0, true)

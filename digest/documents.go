@@ -44,7 +44,7 @@ func (s *series) makeFront(ctx context.Context, next *head) error {
 	if next.public = newest.Public; next.public {
 		// What was written while the channel was not public is shown to nobody because it
 		// has become so.
-		shown = shown[1+lastIndex(shown, func(c *closed) bool { return !c.Public }):]
+		shown = next.publicHours()
 	}
 	state, err := s.stateOf(next)
 	if err != nil {

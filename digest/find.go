@@ -82,8 +82,6 @@ type Found struct {
 	Name     string
 	Type     string
 	Modified time.Time
-	// Public is whether strangers may have it if the channel is public now.
-	Public bool
 	// Immutable files are closed. The others are replaced when an hour closes.
 	Immutable bool
 	Next      string   // the part after it, relative to it; "" if it is the last one
@@ -102,9 +100,10 @@ type Content struct {
 	ETag string // strong, and another one for each coding
 }
 
-// Find finds a file by its path below the folder of a channel. It fails with
-// [ErrNoDigest], [ErrNoFile], [ErrNotYet] or [ErrExpired].
-func (a *Archive) Find(channel, name string) (*Found, error) {
+// Find finds a file by its path below the folder of a channel. Public is for whoever gets
+// only what is for everybody. It fails with [ErrNoDigest], [ErrNoFile], [ErrNotYet],
+// [ErrExpired] or [ErrHidden].
+func (a *Archive) Find(channel, name string, public bool) (*Found, error) {
 	s, h := a.find(channel)
 	switch {
 	case s == nil:
@@ -112,15 +111,30 @@ func (a *Archive) Find(channel, name string) (*Found, error) {
 	case h == nil:
 		return nil, fmt.Errorf("%w: the first hour of %s", ErrNotYet, channel)
 	case name == stateFile:
-		sum := sha256.Sum256(h.bytes)
-		return &Found{Name: name, Type: "application/json", Modified: h.at, Public: true, a: a, bytes: h.bytes,
-			file: File{Href: name, Size: int64(len(h.bytes)), SHA256: hex.EncodeToString(sum[:])}}, nil
+		b := h.bytes
+		if public {
+			b = h.open
+		}
+		if b == nil {
+			return nil, ErrHidden
+		}
+		f := a.inMemory(name, "application/json", b)
+		f.Modified = h.at
+		return f, nil
+	case h.front[name] != nil && public && !h.public:
+		return nil, ErrHidden
 	case h.front[name] != nil:
 		f := a.found(path.Join(s.dir, frontFolder, frontName(h.state.Seq)), h.front[name])
-		f.Name, f.Modified, f.Public = name, h.at, h.public
+		f.Name, f.Modified = name, h.at
 		return f, nil
 	}
-	return s.findClosed(h, name)
+	return s.findClosed(h, name, public)
+}
+
+// inMemory is a file that is kept there.
+func (a *Archive) inMemory(name, media string, b []byte) *Found {
+	sum := sha256.Sum256(b)
+	return &Found{Name: name, Type: media, a: a, bytes: b, file: File{Href: name, Size: int64(len(b)), SHA256: hex.EncodeToString(sum[:])}}
 }
 
 func (a *Archive) found(folder string, f *File) *Found {
@@ -132,7 +146,7 @@ func (a *Archive) found(folder string, f *File) *Found {
 }
 
 // findClosed finds a file of a digest.
-func (s *series) findClosed(h *head, name string) (*Found, error) {
+func (s *series) findClosed(h *head, name string, public bool) (*Found, error) {
 	p, from, file, ok := parsePath(name)
 	if !ok {
 		return nil, fmt.Errorf("%w: %.120q", ErrNoFile, name)
@@ -153,6 +167,9 @@ func (s *series) findClosed(h *head, name string) (*Found, error) {
 		return nil, fmt.Errorf("%w: %.120q", ErrNoFile, name)
 	}
 	c := list[i]
+	if public && !c.Public {
+		return nil, ErrHidden
+	}
 	m, err := s.a.manifest(s.dir, c.folder)
 	if err != nil {
 		return nil, expiredIfGone(err, name)
@@ -161,7 +178,7 @@ func (s *series) findClosed(h *head, name string) (*Found, error) {
 	if err != nil {
 		return nil, expiredIfGone(err, name)
 	}
-	found.Modified, found.Public, found.Immutable = c.ClosedAt, c.Public, true
+	found.Modified, found.Immutable = c.ClosedAt, true
 	return found, nil
 }
 
@@ -170,12 +187,11 @@ func (s *series) fileOf(m *Manifest, c *closed, name string) (*Found, error) {
 	folder := path.Join(s.dir, c.folder)
 	if name == manifestFile || name == manifestFile+sigSuffix {
 		b, err := s.a.d.read(path.Join(folder, name))
-		sum := sha256.Sum256(b)
 		media := "application/json"
 		if name != manifestFile {
 			media = "text/plain; charset=utf-8"
 		}
-		return &Found{Name: name, Type: media, a: s.a, bytes: b, file: File{Href: name, Size: int64(len(b)), SHA256: hex.EncodeToString(sum[:])}}, err
+		return s.a.inMemory(name, media, b), err
 	}
 	for i := range m.Files {
 		f := &m.Files[i]
@@ -300,10 +316,7 @@ func (a *Archive) Since(channel string, seq uint64, public bool) (*Since, error)
 		return nil, err
 	}
 	since := &Since{Seq: h.state.Seq, Cursor: cursor, a: a}
-	for _, c := range h.cover(seq + 1) {
-		if public && !c.Public {
-			continue
-		}
+	for _, c := range h.cover(seq+1, public) {
 		one, err := a.d.sourceOf(s.dir, c.folder, c.Manifest)
 		if err != nil {
 			return nil, err
@@ -313,27 +326,31 @@ func (a *Archive) Since(channel string, seq uint64, public bool) (*Since, error)
 	return since, nil
 }
 
-// cover returns few digests that together have all hours from one on, the oldest first.
-// Only the first of them may begin earlier, if the hour is in no other.
-func (h *head) cover(seq uint64) (list []*closed) {
+// cover returns few digests that together have all hours from one on, the oldest first, or
+// all of those that are public. Only the first of them may begin earlier, if the hour is in
+// no other.
+func (h *head) cover(seq uint64, public bool) (list []*closed) {
 	for first := true; seq <= h.state.Seq; first = false {
 		var best *closed
 		for _, of := range [][]*closed{h.rollups[Week], h.rollups[Day], h.hours} {
 			for _, c := range of {
-				fits := c.FirstSeq == seq || first && best == nil && c.FirstSeq <= seq && c.Seq >= seq && seq < h.hours[0].Seq
+				fits := !public || c.Public
+				fits = fits && (c.FirstSeq == seq || first && best == nil && c.FirstSeq <= seq && c.Seq >= seq && seq < h.hours[0].Seq)
 				if fits && (best == nil || c.Seq > best.Seq) {
 					best = c
 				}
 			}
 		}
-		if best == nil { // not kept: what comes next is
-			next := h.hours[0].Seq
-			for _, c := range slices.Concat(h.rollups[Week], h.rollups[Day]) {
-				if c.FirstSeq > seq {
-					next = min(next, c.FirstSeq)
+		if best == nil { // not kept, or hidden: what comes next is
+			next := h.state.Seq + 1
+			for _, of := range [][]*closed{h.rollups[Week], h.rollups[Day], h.hours} {
+				for _, c := range of {
+					if c.FirstSeq > seq && (!public || c.Public) {
+						next = min(next, c.FirstSeq)
+					}
 				}
 			}
-			seq = max(next, seq+1)
+			seq = next
 			continue
 		}
 		list, seq = append(list, best), best.Seq+1

@@ -210,7 +210,7 @@ func (w *world) look() {
 			w.t.Fatal(err)
 		}
 		for _, name := range names {
-			if _, err := w.a.Find("all", c.folder+name); err != nil {
+			if _, err := w.a.Find("all", c.folder+name, false); err != nil {
 				w.t.Fatalf("%s%s: %v", c.folder, name, err)
 			}
 			b, err := disk{w.fs}.read(path.Join(s.dir, c.folder, name))

@@ -48,6 +48,7 @@ type access struct {
 type head struct {
 	state   State
 	bytes   []byte // of state.json
+	open    []byte // of what strangers get as such, nil if there is nothing for them
 	hours   []*closed
 	rollups map[Period][]*closed
 	front   map[string]*File // the mutable documents by name
@@ -94,6 +95,7 @@ func (a *Archive) load(name string) (*series, error) {
 	if err := s.loadHours(h); err != nil {
 		return nil, err
 	}
+	h.open = h.forStrangers()
 	if s.plan != nil && s.plan.Seq <= h.state.Seq {
 		s.plan = nil // it is done
 	}
@@ -204,11 +206,17 @@ func (s *series) now() *head {
 
 // run makes the hours of a channel until ctx ends.
 func (s *series) run(ctx context.Context, ch *Channel) {
+	told := ""
 	for ctx.Err() == nil {
 		wait, err := s.step(ctx, ch)
-		if err != nil && ctx.Err() == nil {
+		if err == nil {
+			told = ""
+		} else if ctx.Err() == nil {
 			s.a.figures.failed()
-			s.a.o.Log.Error("a digest could not be made and is tried again", "channel", s.name, "err", err)
+			if told != err.Error() { // once, however long it lasts
+				told = err.Error()
+				s.a.o.Log.Error("a digest could not be made and is tried again", "channel", s.name, "err", err)
+			}
 			wait = time.Duration(float64(retryAfter) * s.a.o.ClockRate)
 		}
 		if wait > 0 && !s.a.sleep(ctx, wait) {
@@ -480,6 +488,7 @@ func (s *series) publish(next *head) (err error) {
 		return err
 	}
 	next.bytes = encode(&next.state)
+	next.open = next.forStrangers()
 	if err := s.a.d.write(path.Join(s.dir, stateFile), next.bytes); err != nil {
 		return err
 	}
@@ -487,6 +496,31 @@ func (s *series) publish(next *head) (err error) {
 	s.head = next
 	s.mu.Unlock()
 	return nil
+}
+
+// publicHours are the newest hours up to the last one in which the channel was not public.
+func (h *head) publicHours() []*closed {
+	return h.hours[1+lastIndex(h.hours, func(c *closed) bool { return !c.Public }):]
+}
+
+// forStrangers is the state without what strangers do not get.
+func (h *head) forStrangers() []byte {
+	hours := h.publicHours()
+	if len(hours) == 0 {
+		return nil
+	}
+	state := h.state
+	state.FirstSeq, state.Rollups = hours[0].Seq, []Rollup{}
+	for _, r := range h.state.Rollups {
+		if r.FirstSeq >= state.FirstSeq || len(hours) == len(h.hours) && h.isPublic(&r) {
+			state.Rollups = append(state.Rollups, r)
+		}
+	}
+	return encode(&state)
+}
+
+func (h *head) isPublic(r *Rollup) bool {
+	return slices.ContainsFunc(h.rollups[r.Period], func(c *closed) bool { return c.Seq == r.Seq && c.Public })
 }
 
 // expire removes what is not kept any more, and what only the heads before this one had.

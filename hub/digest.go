@@ -139,15 +139,15 @@ func (h *Hub) getDigestFile(w http.ResponseWriter, r *http.Request) error {
 	}
 	allowOrigins(w, r)
 	path := strings.TrimPrefix(r.URL.Path, digestPath+name+"/")
-	f, err := h.archive.Find(name, path)
+	f, err := h.archive.Find(name, path, !v.whole)
 	if errors.Is(err, digest.ErrExpired) {
 		w.Header().Set("Link", "<"+digestPath+name+`/since?seq=0>; rel="resourcelist"; type="`+typeNDJSON+`"`)
 	}
+	if errors.Is(err, digest.ErrHidden) {
+		return refuse(callerLacks(r), "", "%v", err)
+	}
 	if err != nil {
 		return err
-	}
-	if !v.whole && !f.Public {
-		return refuse(callerLacks(r), "", "it is of a time at which the channel was not public")
 	}
 	content, coding, err := openCoded(r, f)
 	if err != nil {
@@ -328,6 +328,9 @@ func (h *Hub) getDigestSince(w http.ResponseWriter, r *http.Request) error {
 		header.Set("Access-Control-Expose-Headers", "Freshwire-Seq, Freshwire-Cursor")
 	}
 	w.WriteHeader(http.StatusOK)
+	if r.Method == http.MethodHead {
+		return nil
+	}
 	if err := since.Stream(r.Context(), &slowWriter{w, http.NewResponseController(w)}); err != nil {
 		if r.Context().Err() == nil {
 			h.log.Warn("digests were not added up to the end", "channel", name, "err", err)

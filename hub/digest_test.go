@@ -483,7 +483,7 @@ func TestAHubThatWasOffPublishesTheHoursItMissed(t *testing.T) {
 				if reasons["missed"] < 25 || reasons[""] < 1 || len(reasons) != 2 {
 					t.Errorf("the hours since are %v", reasons)
 				}
-				if _, err := h.archive.Find("all", digest.Day.Folder(start)+"manifest.json"); err != nil {
+				if _, err := h.archive.Find("all", digest.Day.Folder(start)+"manifest.json", false); err != nil {
 					t.Errorf("the day that ended meanwhile: %v", err)
 				}
 				return

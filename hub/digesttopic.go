@@ -8,7 +8,6 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/freshwire/freshwire/digest"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/subscriptions"
 )
@@ -72,8 +71,8 @@ func (t *digestTopics) seesWhole(channel string, v subscriptions.Viewer) bool {
 // Shows reports whether a viewer who may read the digests gets anything at the address of
 // a topic now.
 func (t *digestTopics) Shows(channel, name string, v subscriptions.Viewer) bool {
-	f, err := t.h.archive.Find(channel, name)
-	return err == nil && (f.Public || t.seesWhole(channel, v))
+	_, err := t.h.archive.Find(channel, name, !t.seesWhole(channel, v))
+	return err == nil
 }
 
 // Document returns what a viewer gets at the address of a topic now.
@@ -81,12 +80,9 @@ func (t *digestTopics) Document(channel, name string, v subscriptions.Viewer) (b
 	if err := t.May(channel, v); err != nil {
 		return nil, "", err
 	}
-	f, err := t.h.archive.Find(channel, name)
+	f, err := t.h.archive.Find(channel, name, !t.seesWhole(channel, v))
 	if err != nil {
 		return nil, "", err
-	}
-	if !f.Public && !t.seesWhole(channel, v) {
-		return nil, "", fmt.Errorf("%w: it is of a time at which the channel was not public", digest.ErrNotYet)
 	}
 	c, err := f.Open("")
 	if err != nil {
