@@ -33,6 +33,33 @@ func (l *claimLedger) took(cs []client.Claim, lease time.Duration) {
 	}
 }
 
+// unanswered counts what the hub took and, being killed, did not answer until the lease was
+// over: that is made, and nobody is handed it again.
+func (l *claimLedger) unanswered(ctx context.Context, hub *client.Client, n int, done func()) {
+	l.mu.Lock()
+	var open []string
+	for uri := range l.until {
+		if !l.made[uri] {
+			open = append(open, uri)
+		}
+	}
+	l.mu.Unlock()
+	states, err := hub.Status(ctx, open...)
+	if err != nil {
+		return
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range states {
+		if s.State == client.StateClean && s.Hash == "new" {
+			l.made[s.URI] = true
+		}
+	}
+	if len(l.made) == n {
+		done()
+	}
+}
+
 // work claims and makes until all is made. Some claims are forgotten, some extended; an
 // update that is not answered is sent again as long as the lease lasts.
 func (l *claimLedger) work(ctx context.Context, hub *client.Client, rng *rand.Rand, n int, done func()) {
@@ -44,6 +71,9 @@ func (l *claimLedger) work(ctx context.Context, hub *client.Client, rng *rand.Ra
 			continue
 		}
 		l.took(cs, lease)
+		if len(cs) == 0 {
+			l.unanswered(ctx, hub, n, done)
+		}
 		for _, c := range cs {
 			switch rng.IntN(12) {
 			case 0:
