@@ -124,7 +124,7 @@ func (b *board) first() graph.Cursor {
 func (b *board) cut(lane graph.Lane, after uint64, room int) (Cut, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if after < b.oldest {
+	if after < b.oldest || after > uint64(len(b.notes)) {
 		return Cut{}, &graph.ResetError{Reason: "trimmed"}
 	}
 	c := Cut{Until: after}
@@ -370,6 +370,50 @@ func TestAnOutletIsCalledForEachPieceAndItsCursorFollows(t *testing.T) {
 		}
 		h.end()
 	})
+}
+
+func TestALogOfAnOutletsOwnThatBeginsAnewIsReadFromItsBeginning(t *testing.T) {
+	for _, restarts := range []bool{false, true} {
+		t.Run(fmt.Sprint("the hub starts again: ", restarts), func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				b, hours := new(board), new(board)
+				h := start1(t, newLedger(), b, Options{})
+				o := &target{name: "websub/digest", board: hours, merge: true}
+				own := Settings{Serial: true, Head: hours.head}
+				hours.add(prompt(5)...)
+				h.attach(o, own) // it begins now
+				close := func(n int) { hours.add(prompt(n)...); h.e.News(o.name); time.Sleep(time.Minute) }
+				close(1)
+				again := func() {
+					if restarts {
+						h.end()
+						h = start1(t, h.ledger.copy(), b, Options{})
+						h.attach(o, own)
+					}
+				}
+				again() // with a journal that is shorter
+				h.add(prompt(1000)...)
+				time.Sleep(time.Hour) // of which it is told nothing
+				hours.mu.Lock()
+				hours.notes = nil
+				hours.mu.Unlock()
+				again()
+				close(2)
+				close(1)
+				var got []string
+				for _, s := range o.calls() {
+					got = append(got, fmt.Sprintf("(%d, %d]", s.piece.After, s.piece.Until))
+				}
+				if want := []string{"(5, 6]", "(0, 2]", "(2, 3]"}; !slices.Equal(got, want) {
+					t.Errorf("called for %v, want %v", got, want)
+				}
+				if s := h.state(o.name); s.Cursors != [2]graph.Cursor{{Epoch: 1, Seq: 3}, {Epoch: 1, Seq: 3}} || s.Behind != 0 || s.Lost != 0 {
+					t.Errorf("%+v", s)
+				}
+				h.end()
+			})
+		})
+	}
 }
 
 func TestASerialOutletKeepsItsRangeUntilItIsGivenUpAndThenMerges(t *testing.T) {

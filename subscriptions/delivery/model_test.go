@@ -50,7 +50,12 @@ func newCourse(t *testing.T, seed uint64) *course {
 
 // outlet adds one that answers at random.
 func (c *course) outlet(name string, merge bool, s Settings, bad float64) {
-	o := &target{name: name, merge: merge, hang: time.Duration(1+c.rng.IntN(500)) * time.Millisecond}
+	c.reader(name, c.board, merge, s, bad)
+}
+
+// reader adds one that reads a log, with what it has to do with the others drawn from c.
+func (c *course) reader(name string, log *board, merge bool, s Settings, bad float64) {
+	o := &target{name: name, board: log, merge: merge, hang: time.Duration(1+c.rng.IntN(500)) * time.Millisecond}
 	rng := rand.New(rand.NewPCG(c.rng.Uint64(), 1))
 	o.answer = func(s sent) (int, string) {
 		o.mu.Lock()
@@ -89,6 +94,12 @@ func (c *course) step() {
 			notes = append(notes, note{lane: graph.Lane(c.rng.IntN(2)), key: bucket + fmt.Sprint("/", c.rng.IntN(2)), bucket: bucket})
 		}
 		c.house.add(notes...)
+		for _, o := range c.targets {
+			if o.board != c.board && c.rng.IntN(4) == 0 { // an hour closes, as it were
+				o.board.add(note{lane: graph.Prompt})
+				c.house.e.News(o.name)
+			}
+		}
 	case n < 14:
 		time.Sleep(time.Duration(c.rng.IntN(3000)) * time.Millisecond)
 	case n < 16:
@@ -193,7 +204,7 @@ func (c *course) took(o *target) (list []sent) {
 func (c *course) complete(o *target) {
 	c.t.Helper()
 	took := c.took(o)
-	for i, n := range c.board.notes {
+	for i, n := range o.board.notes {
 		at := uint64(i + 1)
 		if !slices.ContainsFunc(took, func(s sent) bool {
 			if o.merge {
@@ -205,7 +216,7 @@ func (c *course) complete(o *target) {
 		}
 	}
 	s := c.house.state(o.name)
-	if head := c.board.head().Seq; s.Behind != 0 || s.Waiting != 0 || s.Calls != 0 || s.Letters != 0 {
+	if head := o.board.head().Seq; s.Behind != 0 || s.Waiting != 0 || s.Calls != 0 || s.Letters != 0 {
 		c.t.Errorf("%s is not at rest at %d: %+v", o.name, head, s)
 	}
 }
@@ -227,7 +238,7 @@ func (c *course) inOrder(o *target) {
 			c.t.Errorf("%s: attempt %d is for (%d, %d], and the one before it was not", o.name, s.attempt, p.After, p.Until)
 		}
 		passed := until[p.Lane]
-		for passed < p.After && c.board.notes[passed].lane != p.Lane {
+		for passed < p.After && o.board.notes[passed].lane != p.Lane {
 			passed++
 		}
 		if p.After > passed {
@@ -264,6 +275,41 @@ func TestNothingIsLostWhateverIsAnsweredAndWheneverItCrashes(t *testing.T) {
 				}
 				if c.ledger.most > 2000 {
 					t.Errorf("a row has %d bytes", c.ledger.most)
+				}
+				c.house.end()
+				for key := range c.house.ledger.rows {
+					if !strings.HasPrefix(key, keyOutlet) {
+						t.Errorf("%q is left", key)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestAnOutletOfALogOfItsOwnKeepsWhatAllOthersDo: its positions are few, and those of the
+// journal that others read are many.
+func TestAnOutletOfALogOfItsOwnKeepsWhatAllOthersDo(t *testing.T) {
+	for seed := range seeds(t) {
+		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
+				c := newCourse(t, 2000+seed)
+				c.outlet("websub/a", true, Settings{Serial: true, Host: "h"}, 0.3)
+				for i, bad := range []float64{0.3, 0.9} {
+					hours := new(board)
+					c.reader(fmt.Sprint("websub/digest", i), hours, true, Settings{Serial: true, Host: "h", Head: hours.head}, bad)
+				}
+				c.begin()
+				for range 60 {
+					c.step()
+				}
+				c.rest()
+				for _, o := range c.targets {
+					c.complete(o)
+					c.inOrder(o)
+					if s := c.house.state(o.name); s.Cursors[graph.Prompt].Seq > o.board.head().Seq || s.Lost > 0 {
+						t.Errorf("%s is at %+v of a log up to %d", o.name, s, o.board.head().Seq)
+					}
 				}
 				c.house.end()
 				for key := range c.house.ledger.rows {
