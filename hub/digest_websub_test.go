@@ -2,6 +2,8 @@ package hub
 
 import (
 	"encoding/json"
+	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"strings"
@@ -152,5 +154,106 @@ func TestASubscriptionToADigestEndsWithIt(t *testing.T) {
 			}
 			h.denied(s, h.digestTopic("state.json"))
 		})
+	}
+}
+
+func TestADigestIsReplayedAndPingedAsOthersAre(t *testing.T) {
+	h := startDigestWebSub(t)
+	s := newSubscriber(t)
+	id := h.subscribe(s, "/a", "hub.topic", h.digestTopic("state.json")).ID
+	first := stateIn(t, s.await(1, isPost))
+	h.admin("POST", "/v1/subscriptions/"+id, `{"action":"replay","from":"now"}`)
+	eventually(t, "it is told of three more hours after a replay", func() bool {
+		list, _ := s.of(isPost)
+		return stateIn(t, list[len(list)-1]).Seq >= first.Seq+3
+	})
+	h.admin("POST", "/v1/subscriptions/"+id, `{"action":"pause"}`)
+	eventually(t, "no call is under way", func() bool { return h.find(s.server.URL+"/a").Health == "paused" })
+	var pong pingShape
+	h.admin("POST", "/v1/subscriptions/"+id, `{"action":"ping"}`).decode(t, &pong)
+	list, _ := s.of(isPost)
+	if last := list[len(list)-1]; pong.Status != 200 || stateIn(t, last).Seq < first.Seq+3 || !strings.Contains(last.header.Get("Webhook-Id"), ".ping.") {
+		t.Errorf("a ping is %+v, %v", pong, last.header)
+	}
+}
+
+func TestASubscriptionToADigestDoesNotOutliveItsChannel(t *testing.T) {
+	h := startDigestWebSub(t)
+	s := newSubscriber(t)
+	h.subscribe(s, "/a", "hub.topic", h.digestTopic("state.json"))
+	s.await(1, isPost)
+	h.admin("DELETE", "/v1/channels/open", "")
+	h.admin("PUT", "/v1/channels/open", `{"host":["en.example.org"],"public":true,"digest":true}`)
+	h.denied(s, h.digestTopic("state.json"))
+}
+
+// Hours close while the hub is killed again and again, and while it is down.
+func TestAHubThatIsKilledOwesWhoFollowsADigestEachHourThatClosed(t *testing.T) {
+	seed := soakSeeds(t)[0]
+	t.Logf("SOAK_SEED=%d", seed)
+	dice := rand.New(rand.NewPCG(seed, 1))
+	clock := time.Date(2026, 11, 22, 20, 30, 0, 0, time.UTC)
+	start := func() string { return "CLOCK_START=" + clock.Format(time.RFC3339) }
+	h := &crashingHub{startProcess(t, 0, "CALLBACK_ALLOW=127.0.0.0/8", "RETRY_FIRST=10s", "WEBSUB_VERIFY_RATE=10000", "CLOCK_RATE=3600", start())}
+	h.send("PUT", "/v1/channels/open", typeJSON, `{"host":["en.example.org"],"public":true,"digest":true}`)
+	topic := h.url() + "/digest/open/state.json"
+	well, failing := newSubscriber(t), newSubscriber(t)
+	for _, s := range []*subscriber{well, failing} {
+		h.send("POST", "/websub", typeForm, url.Values{"hub.mode": {"subscribe"}, "hub.callback": {s.server.URL + "/a"}, "hub.secret": {"secret"}, "hub.topic": {topic}}.Encode())
+	}
+	eventually(t, "both are subscribed", func() bool {
+		_, list := h.once("GET", "/v1/subscriptions", typeJSON, "")
+		return strings.Count(list, `"id"`) == 2
+	})
+	taken := map[*subscriber]*uint64{well: new(uint64), failing: new(uint64)}
+	for s, newest := range taken {
+		n := 0
+		s.onTake(func(w http.ResponseWriter, c *gotCall) {
+			seq := stateIn(t, c).Seq
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if n++; s == failing && n%3 != 0 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+				return
+			}
+			if seq < *newest {
+				t.Errorf("after hour %d comes hour %d", *newest, seq)
+			}
+			*newest = seq
+		})
+	}
+	for kill := range 5 {
+		h.edit(aPage, kill)
+		pass(time.Duration(dice.IntN(1500)) * time.Millisecond)
+		h.kill()
+		clock = clock.Add(time.Duration(3+dice.IntN(3)) * time.Hour)
+		h.env = append(h.env, envPrefix+start())
+		h.start()
+		var state digest.State
+		eventually(t, "the hours that were missed are there", func() bool {
+			_, body := h.once("GET", "/digest/open/state.json", typeJSON, "")
+			return json.Unmarshal([]byte(body), &state) == nil && !state.Until.Before(clock.Truncate(time.Hour))
+		})
+		for s, newest := range taken {
+			eventually(t, fmt.Sprint("a subscriber is told of hour ", state.Seq), func() bool {
+				s.mu.Lock()
+				defer s.mu.Unlock()
+				return *newest >= state.Seq
+			})
+		}
+	}
+	for s := range taken {
+		ids := map[string]string{}
+		calls, _ := s.of(isPost)
+		for _, c := range calls {
+			id := c.header.Get("webhook-id")
+			if body, was := ids[id]; was && body != string(c.body) {
+				t.Errorf("%s names two documents:\n%s\n%s", id, body, c.body)
+			}
+			ids[id] = string(c.body)
+			if c.header.Get("X-Hub-Signature") == "" {
+				t.Errorf("%s is not signed", id)
+			}
+		}
 	}
 }
