@@ -133,13 +133,17 @@ func (h *Hub) getDigestFile(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	name := chi.URLParam(r, "name")
-	v, err := h.digestOf(r, name)
-	if err != nil {
-		return err
+	path := strings.TrimPrefix(r.URL.Path, digestPath+name+"/")
+	// What is found is judged, and not what was there a moment before it.
+	f, err := h.archive.Find(name, path, false)
+	v, no := h.digestOf(r, name)
+	if no != nil {
+		return no
 	}
 	allowOrigins(w, r)
-	path := strings.TrimPrefix(r.URL.Path, digestPath+name+"/")
-	f, err := h.archive.Find(name, path, !v.whole)
+	if !v.whole {
+		f, err = h.archive.Find(name, path, true)
+	}
 	if errors.Is(err, digest.ErrExpired) {
 		w.Header().Set("Link", "<"+digestPath+name+`/since?seq=0>; rel="resourcelist"; type="`+typeNDJSON+`"`)
 	}

@@ -10,15 +10,32 @@ import (
 
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/subscriptions"
+	lru "github.com/hashicorp/golang-lru/v2"
+)
+
+const (
+	// sharedBodies and maxShared bound what is kept of documents, and their bytes: all who
+	// follow one are called with it within seconds, and those of a few channels are many.
+	sharedBodies = 16
+	maxShared    = 4 << 20
 )
 
 // digestTopics are the digests as topics of WebSub.
 type digestTopics struct {
-	h *Hub
+	h      *Hub
+	bodies *lru.Cache[string, []byte] // of those that were sent lately, by address and tag
 
 	mu      sync.Mutex
 	last    int
 	waiting map[string]map[int]func() // who wants to be told, by channel
+}
+
+func newDigestTopics(h *Hub) *digestTopics {
+	bodies, err := lru.New[string, []byte](sharedBodies)
+	if err != nil {
+		panic(err) // a size that is positive
+	}
+	return &digestTopics{h: h, bodies: bodies}
 }
 
 // Newest is the number of the newest hour of a channel.
@@ -77,10 +94,14 @@ func (t *digestTopics) Shows(channel, name string, v subscriptions.Viewer) bool 
 
 // Document returns what a viewer gets at the address of a topic now.
 func (t *digestTopics) Document(channel, name string, v subscriptions.Viewer) (body []byte, contentType string, err error) {
-	if err := t.May(channel, v); err != nil {
-		return nil, "", err
+	// What is found is judged, and not what was there a moment before it.
+	f, err := t.h.archive.Find(channel, name, false)
+	if no := t.May(channel, v); no != nil {
+		return nil, "", no
 	}
-	f, err := t.h.archive.Find(channel, name, !t.seesWhole(channel, v))
+	if !t.seesWhole(channel, v) {
+		f, err = t.h.archive.Find(channel, name, true)
+	}
 	if err != nil {
 		return nil, "", err
 	}
@@ -89,7 +110,13 @@ func (t *digestTopics) Document(channel, name string, v subscriptions.Viewer) (b
 		return nil, "", err
 	}
 	defer c.Close()
-	body, err = io.ReadAll(c)
+	key := channel + "/" + name + c.ETag
+	if body, ok := t.bodies.Get(key); ok {
+		return body, f.Type, nil
+	}
+	if body, err = io.ReadAll(c); err == nil && len(body) <= maxShared {
+		t.bodies.Add(key, body)
+	}
 	return body, f.Type, err
 }
 

@@ -153,7 +153,7 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 		return nil, errors.Join(err, h.store.Close())
 	}
 	h.metrics = newMetrics(h.store, h.streams)
-	h.digests = &digestTopics{h: h}
+	h.digests = newDigestTopics(h)
 	if err := h.openDelivery(); err != nil {
 		return nil, errors.Join(err, h.store.Close())
 	}

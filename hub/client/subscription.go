@@ -19,7 +19,7 @@ type Subscription struct {
 	LeaseUntil   time.Time `json:"lease_until"`
 	Created      time.Time `json:"created"`
 	Health       string    `json:"health"` // active, paused, failing
-	Lag          uint64    `json:"lag"`    // positions to the newest one
+	Lag          uint64    `json:"lag"`    // positions to the newest one, of a digest hours
 	Failures     int       `json:"failures"`
 	Delivered    uint64    `json:"delivered"` // documents
 	LastError    string    `json:"last_error,omitempty"`
