@@ -306,11 +306,19 @@ func (h *Hub) getDigestSince(w http.ResponseWriter, r *http.Request) error {
 		return refuse(badQuery, "seq", "%.40q is not the number of an hour, as in state.json; 0 is all that is kept", q.Get("seq"))
 	}
 	name := chi.URLParam(r, "name")
-	v, err := h.digestOf(r, name)
+	// What is found is judged, and not what was there a moment before it.
+	since, err := h.archive.Since(name, seq, false)
+	v, no := h.digestOf(r, name)
+	if no != nil {
+		return no
+	}
+	allowOrigins(w, r)
+	if !v.whole {
+		since, err = h.archive.Since(name, seq, true)
+	}
 	if err != nil {
 		return err
 	}
-	allowOrigins(w, r)
 	select {
 	case h.addings <- struct{}{}:
 		defer func() { <-h.addings }()
@@ -318,10 +326,6 @@ func (h *Hub) getDigestSince(w http.ResponseWriter, r *http.Request) error {
 		no := refuse(tooManySince, "", "%d are", maxAddings)
 		no.limit = maxAddings
 		return no
-	}
-	since, err := h.archive.Since(name, seq, !v.whole)
-	if err != nil {
-		return err
 	}
 	header := w.Header()
 	header.Set("Content-Type", typeNDJSON)
