@@ -88,12 +88,35 @@ func TestWhatIsAskedForIsThereOrYetToComeOrExpiredOrNothing(t *testing.T) {
 			t.Errorf("%s: got %v, want %v", x.name, err, x.want)
 		}
 	}
-	if names, err := w.fs.List("data/digest/all/front"); err != nil || len(names) != 1 {
+	if names, err := w.fs.List("data/digest/all/front"); err != nil || len(names) != 2 {
 		t.Errorf("documents that nobody sees are kept: %v %v", names, err)
 	}
 	days, err := w.fs.List(path.Join("data/digest/all/h", s.From.Format("2006/01")))
 	if err != nil || len(days) > 3 {
 		t.Errorf("hours that are not kept are on the disk: %v %v", days, err)
+	}
+}
+
+// Who is told that a feed is gone for good does not come back.
+func TestADocumentThatIsReplacedWhileItIsAskedForIsReadAsItWasFound(t *testing.T) {
+	w := newWorld(t, 8)
+	w.hours(3)
+	for _, name := range []string{"state.json", "feed.atom", "feed.json", "hours.atom", "changelist.xml", "recent/changelist.xml"} {
+		want := w.get(name, "")
+		f, err := w.a.Find("all", name, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.hours(1)
+		c, err := f.Open("")
+		if err != nil {
+			t.Errorf("%s of the hour before: %v", name, err)
+			continue
+		}
+		got, err := io.ReadAll(c)
+		if c.Close(); err != nil || !bytes.Equal(got, want) || bytes.Equal(got, w.get(name, "")) {
+			t.Errorf("%s is not that of the hour before: %v", name, err)
+		}
 	}
 }
 

@@ -523,7 +523,8 @@ func (h *head) isPublic(r *Rollup) bool {
 	return slices.ContainsFunc(h.rollups[r.Period], func(c *closed) bool { return c.Seq == r.Seq && c.Public })
 }
 
-// expire removes what is not kept any more, and what only the heads before this one had.
+// expire removes what is not kept any more. The mutable documents of the hour before stay:
+// whoever has just found one of them is to read it.
 func (s *series) expire(h *head) {
 	err := s.a.d.sweep(path.Join(s.dir, "h"), h.hours[0].folder[len("h/"):])
 	for _, p := range []Period{Day, Week} {
@@ -531,7 +532,7 @@ func (s *series) expire(h *head) {
 			err = errors.Join(err, s.a.d.sweep(path.Join(s.dir, list[0].folder[:1]), list[0].folder[len("d/"):]))
 		}
 	}
-	err = errors.Join(err, s.a.d.sweep(path.Join(s.dir, frontFolder), frontName(h.hours[len(h.hours)-1].Seq)))
+	err = errors.Join(err, s.a.d.sweep(path.Join(s.dir, frontFolder), frontName(h.state.Seq-1)))
 	if err != nil {
 		s.a.o.Log.Warn("digests that are not kept any more are still on the disk", "channel", s.name, "err", err)
 	}
