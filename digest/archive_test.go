@@ -97,6 +97,39 @@ func TestWhatIsAskedForIsThereOrYetToComeOrExpiredOrNothing(t *testing.T) {
 	}
 }
 
+// A publisher may name resources by as much as 2,048 bytes, each of which takes five in XML.
+func TestAFeedIsNoLongerThanASubscriberIsToTakeAndLeadsToTheRest(t *testing.T) {
+	w := newWorld(t, 5)
+	w.hours(1)
+	w.write()
+	for i := range maxFeed {
+		n := graph.Notice{Cursor: graph.Cursor{Epoch: w.epoch, Seq: w.Token().Seq + 1}, URI: fmt.Sprintf("https://h0.example/%04d?%s", i, strings.Repeat("&", 2000)),
+			Kind: graph.KindChanged, Change: graph.ChangeUpdated, Reason: graph.ReasonEdit, At: w.now}
+		w.journal[w.epoch] = append(w.notices(), n)
+	}
+	w.now = w.now.Add(time.Hour)
+	w.hours(1)
+	hour := Hour.Folder(w.state().From.Add(-time.Hour))
+	for _, x := range []struct{ name, begins, leads, ends string }{
+		{"feed.atom", "<entry", `rel="prev-archive"`, "</feed>\n"},
+		{"feed.json", `{"id"`, `"next_url"`, "]}\n"},
+	} {
+		b := string(w.get(x.name, ""))
+		if len(b) > maxFeedSize+4<<10 || strings.Count(b, x.begins) < 100 || !strings.Contains(b, x.leads) || !strings.HasSuffix(b, x.ends) {
+			t.Errorf("%s has %d bytes and %d entries", x.name, len(b), strings.Count(b, x.begins))
+		}
+		whole := string(w.get(hour+"digest."+path.Ext(x.name)[1:], ""))
+		lines := strings.Split(b, "\n")
+		newest := slices.IndexFunc(lines, func(line string) bool { return strings.Contains(line, "h0.example/0999?") })
+		last := slices.IndexFunc(lines[newest:], func(line string) bool { return !strings.Contains(line, "h0.example/0") }) + newest
+		for i, line := range lines[newest:last] {
+			if !strings.Contains(line, fmt.Sprintf("h0.example/%04d?", 999-i)) || !strings.Contains(whole, strings.TrimSuffix(line, ",")) {
+				t.Fatalf("%s: entry %d is %.200s", x.name, i, line)
+			}
+		}
+	}
+}
+
 // Who is told that a feed is gone for good does not come back.
 func TestADocumentThatIsReplacedWhileItIsAskedForIsReadAsItWasFound(t *testing.T) {
 	w := newWorld(t, 8)

@@ -17,6 +17,9 @@ const (
 	// maxFeed bounds the entries of the feeds that are replaced each hour: a reader asks
 	// for them again and again, and finds older ones in the archive.
 	maxFeed = 1000
+	// maxFeedSize bounds those entries in bytes: whoever subscribed is sent them each hour.
+	// A thousand of usual length are well below a MiB.
+	maxFeedSize = 4 << 20
 	// frontIndex lists the files of a front.
 	frontIndex = "front.json"
 )
@@ -126,6 +129,7 @@ func (s *series) gather(f *front, hours []*closed) (err error) {
 			}
 		}
 	}
+	f.entries, f.items = within(f.entries, maxFeedSize), within(f.items, maxFeedSize)
 	skip := -MaxPart
 	for _, c := range hours {
 		skip += int(c.Entries)
@@ -139,6 +143,16 @@ func (s *series) gather(f *front, hours []*closed) (err error) {
 		skip -= int(c.Entries)
 	}
 	return nil
+}
+
+// within returns the first of some lines that have n bytes together at most.
+func within(lines []string, n int) []string {
+	for i, line := range lines {
+		if n -= len(line); n < 0 {
+			return lines[:i]
+		}
+	}
+	return lines
 }
 
 // lines adds the lines of entries of a closed digest in one role.
