@@ -17,9 +17,10 @@ const (
 	// maxFeed bounds the entries of the feeds that are replaced each hour: a reader asks
 	// for them again and again, and finds older ones in the archive.
 	maxFeed = 1000
-	// maxFeedSize bounds those entries in bytes: whoever subscribed is sent them each hour.
-	// A thousand of usual length are well below a MiB.
-	maxFeedSize = 4 << 20
+	// maxFeedSize bounds those entries in bytes, so that with its head a feed has 4 MiB at
+	// most: whoever subscribed is sent it each hour. A thousand of usual length are well
+	// below a MiB.
+	maxFeedSize = 4<<20 - 64<<10
 	// frontIndex lists the files of a front.
 	frontIndex = "front.json"
 )
@@ -145,10 +146,11 @@ func (s *series) gather(f *front, hours []*closed) (err error) {
 	return nil
 }
 
-// within returns the first of some lines that have n bytes together at most.
+// within returns the first of some lines that have n bytes together at most, with what
+// stands between them.
 func within(lines []string, n int) []string {
 	for i, line := range lines {
-		if n -= len(line); n < 0 {
+		if n -= len(line) + len(",\n"); n < 0 {
 			return lines[:i]
 		}
 	}
