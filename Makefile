@@ -92,6 +92,7 @@ soak:
 	SOAK_SEEDS=$${SOAK_SEEDS:-200} go test -count=1 -timeout 0 -run '^TestOneHistory' ./hub
 	SOAK_SEEDS=$${SOAK_SEEDS:-1000} go test -count=1 -timeout 0 ./graph
 	SOAK_SEEDS=$${SOAK_SEEDS:-3000} go test -count=1 -timeout 0 ./subscriptions/delivery
+	SOAK_SEEDS=$${SOAK_SEEDS:-1000} go test -count=1 -timeout 0 -run '^TestAnyHistory' ./digest
 	SOAK_SEEDS=$${SOAK_SEEDS:-100} SOAK_READERS=$${SOAK_READERS:-9000} \
 		go test -count=1 -timeout 0 -run '^TestReaders' ./hub
 	SOAK_KILLS=$${SOAK_KILLS:-60} go test -count=1 -timeout 0 -run '^TestAHubThatIsKilled|^TestAPowerCutOfARealDisk' ./hub
