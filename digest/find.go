@@ -51,6 +51,14 @@ func (a *Archive) Info(channel string) (Info, error) {
 	return s.info(h), nil
 }
 
+// Newest returns the number of the newest hour of a channel, 0 if none has closed.
+func (a *Archive) Newest(channel string) uint64 {
+	if _, h := a.find(channel); h != nil {
+		return h.state.Seq
+	}
+	return 0
+}
+
 func (a *Archive) find(channel string) (*series, *head) {
 	a.mu.RLock()
 	s := a.series[channel]

@@ -39,13 +39,7 @@ func newDigestTopics(h *Hub) *digestTopics {
 }
 
 // Newest is the number of the newest hour of a channel.
-func (t *digestTopics) Newest(channel string) uint64 {
-	info, err := t.h.archive.Info(channel)
-	if err != nil {
-		return 0
-	}
-	return info.State.Seq
-}
+func (t *digestTopics) Newest(channel string) uint64 { return t.h.archive.Newest(channel) }
 
 // asksFor reports whether digests are made of a channel, and whether it is for everybody.
 func (h *Hub) asksFor(channel string) (asks, public bool) {
