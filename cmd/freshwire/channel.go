@@ -104,6 +104,7 @@ func (c *cli) drawChannel(ch client.Channel) error {
 		field(w, "lets through", definition(ch))
 		field(w, "uris", listLength(ch))
 		field(w, "public", ch.Public)
+		field(w, "digest", ch.Digest)
 		field(w, "owner", dash(ch.Owner))
 		field(w, "since", ch.Cursor)
 		if ch.BuiltIn {
@@ -166,6 +167,7 @@ the hub's journal keeps; change its list instead.`
 	fl.StringArrayVar(&d.Kind, "kind", nil, "only changed or refresh")
 	fl.StringArrayVar(&d.Lane, "lane", nil, "only prompt or bulk")
 	fl.BoolVar(&d.Public, "public", false, "for everybody to read; for administrators to say")
+	fl.BoolVar(&d.Digest, "digest", false, "have a digest made of it each hour; for administrators to say")
 	fl.StringVar(&d.Owner, "owner", "", "who may change it, if an administrator makes it for somebody")
 	return cmd
 }

@@ -33,6 +33,7 @@ type ChannelDefinition struct {
 	Kind   []string `json:"kind,omitempty"`
 	Lane   []string `json:"lane,omitempty"`
 	Public bool     `json:"public,omitempty"` // for everybody to read
+	Digest bool     `json:"digest,omitempty"` // digests are made of it; for administrators to say
 	// Owner may change it: the subject of a token. "" is who makes it, of an
 	// administrator nobody.
 	Owner string `json:"owner,omitempty"`
@@ -48,6 +49,7 @@ type Channel struct {
 	Kind    []string `json:"kind,omitempty"`
 	Lane    []string `json:"lane,omitempty"`
 	Public  bool     `json:"public,omitempty"`
+	Digest  bool     `json:"digest,omitempty"`
 	Owner   string   `json:"owner,omitempty"` // "" is nobody's
 	Listed  bool     `json:"listed"`          // it has a list of URIs
 	URIs    int      `json:"uris"`            // how many are on the list

@@ -74,11 +74,11 @@ var calls = []call{
 		`{"items":[]}`, `{"items":[]}`},
 	{"a channel is made",
 		func(ctx context.Context, c *client.Client) (any, error) {
-			return c.PutChannel(ctx, "files", client.ChannelDefinition{URI: []string{}, Kind: []string{"changed"}, Public: true})
+			return c.PutChannel(ctx, "files", client.ChannelDefinition{URI: []string{}, Kind: []string{"changed"}, Public: true, Digest: true})
 		},
-		"PUT", "/v1/channels/files", "application/json", `{"uri":[],"kind":["changed"],"public":true}`,
-		`{"name":"files","kind":["changed"],"public":true,"listed":true,"uris":0,"cursor":"5f3a0000.9"}`,
-		`{"name":"files","kind":["changed"],"public":true,"listed":true,"uris":0,"cursor":"5f3a0000.9"}`},
+		"PUT", "/v1/channels/files", "application/json", `{"uri":[],"kind":["changed"],"public":true,"digest":true}`,
+		`{"name":"files","kind":["changed"],"public":true,"digest":true,"listed":true,"uris":0,"cursor":"5f3a0000.9"}`,
+		`{"name":"files","kind":["changed"],"public":true,"digest":true,"listed":true,"uris":0,"cursor":"5f3a0000.9"}`},
 	{"a channel without a list is made without one",
 		func(ctx context.Context, c *client.Client) (any, error) {
 			return c.PutChannel(ctx, "files", client.ChannelDefinition{Prefix: []string{"https://a.example/p"}})
