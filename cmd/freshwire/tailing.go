@@ -17,6 +17,11 @@ type tailing struct {
 	place  *place
 	worker *worker // nil prints
 
+	// resync makes good what a reset costs, so that it is gone on with what comes now; nil
+	// is what the flags say.
+	resync func(ctx context.Context, reset *client.Reset) error
+	wanted func(n *client.Notice) bool // nil is all
+
 	all   bool // begins with the oldest notice, whichever that is
 	count int
 	list  []client.Notice // only for one document
@@ -78,6 +83,13 @@ func (t *tailing) follow(ctx context.Context, o client.StreamOptions) error {
 		case t.all && reset.Reason == "trimmed": // names the oldest, and is no loss here
 			o.After, t.all = reset.Oldest, false
 			continue
+		case t.resync != nil:
+			if err := t.resync(ctx, reset); err != nil {
+				return err
+			}
+			o.After = reset.Newest
+			t.place.move(reset.Newest)
+			continue
 		case t.flags.onReset == resetFail:
 			return fmt.Errorf("%w\n  %s\n  go on from there with: %s", err, missed(reset), t.goOn(reset))
 		case t.place.cursor == reset.Oldest: // where it went on from: it would not end
@@ -115,6 +127,9 @@ func (t *tailing) stream(ctx context.Context, o client.StreamOptions) error {
 	for n, err := range t.hub.Stream(ctx, o) {
 		if err != nil {
 			return err
+		}
+		if t.wanted != nil && !t.wanted(&n) {
+			continue
 		}
 		if err := t.handle(ctx, &n); err != nil {
 			return err
