@@ -132,7 +132,7 @@ type DigestConfig struct {
 func (c *DigestConfig) check() error {
 	switch {
 	case c.KeepHours < minKeepHours:
-		return fmt.Errorf("digest-keep-hours: %s is less than %s, and no day would be made of hours", c.KeepHours, minKeepHours)
+		return fmt.Errorf("digest-keep-hours: %s is less than %s, and a week is made of the hours that are kept", c.KeepHours, minKeepHours)
 	case c.KeepRollups < c.KeepHours:
 		return fmt.Errorf("digest-keep-rollups: %s is less than hours are kept", c.KeepRollups)
 	}

@@ -147,7 +147,7 @@ func TestConfigurationsThatCannotBeMeantAreRefused(t *testing.T) {
 		{"an unknown signature", "websub: {signature: md5}\n", nil, nil, "md5"},
 		{"no verification at all", "", nil, map[string]string{"websub-verify-rate": "0"}, "below 1"},
 		{"a hub elsewhere that is none", "", nil, map[string]string{"websub-moved-to": "elsewhere"}, "moved_to"},
-		{"hours that are kept for less than a week", "digest: {keep_hours: 24h}\n", nil, nil, "no day would be made"},
+		{"hours that are kept for less than a week", "digest: {keep_hours: 24h}\n", nil, nil, "a week is made of"},
 		{"roll-ups that go before their hours", "digest: {keep_rollups: 200h}\n", nil, nil, "digest-keep-rollups"},
 		{"an unknown variable", "", []string{"FRESHWIRE_LISTN=a"}, nil, "FRESHWIRE_LISTN: not a setting"},
 		{"a variable in lower case", "", []string{"FRESHWIRE_listen=a"}, nil, "FRESHWIRE_listen: not a setting"},
