@@ -153,8 +153,8 @@ func (c *course) actions() map[string]func(*rapid.T) {
 		},
 		"deliver again": func(t *rapid.T) {
 			l, _ := pick(c, "letter", c.arrived)
-			if c.things[l.x].kind == numbered && rapid.Bool().Draw(t, "id forgotten") {
-				l.ID = ""
+			if c.things[l.x].kind == numbered && rapid.Bool().Draw(t, "id forgotten") && !slices.Contains(c.things[l.x].history, absent) {
+				l.ID = "" // numbers tell what is old, but for what was deleted within a second: an undelete brings its number back
 			}
 			c.deliver(l)
 		},

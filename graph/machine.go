@@ -58,6 +58,9 @@ func (t *txn) setState(id ID, st State) {
 	if w.state() == Dirty && st == Dirty {
 		return // it has waited since then
 	}
+	if w.is(wordWaiting) && t.row(id).noticeDue != 0 {
+		t.edit(id).noticeDue = 0 // that wait is over: another's timer must not be taken for an old one
+	}
 	w = w.withState(st).with(wordFailed|wordWaiting, false).withCount(0)
 	if st == Dirty {
 		w = w.withCount(int(minuteOf(t.now)))

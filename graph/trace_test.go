@@ -481,6 +481,28 @@ func (g *rig) answer(d, takes, tick time.Duration, name string, dep Dep) {
 var slow = Options{chunk: 1, inline: -1}
 
 // TestTracesOfRunningJobs needs jobs that are under way.
+// A wait of its own that ended unheard, because another rendering overlapped, left
+// its end behind, and the timer of the next wait was taken for one of before.
+func TestTraceAWaitThatIsOverDoesNotSwallowTheNextNotice(t *testing.T) {
+	g := newRig(t, Options{})
+	g.edit("P", "1000", "p")
+	g.render("Z", "", "z1", g.token(), saw("P", "1000"))
+	g.edit("X", "", "x")
+	deps := []Dep{saw("X", ""), saw("Z", "")}
+	before := g.now()
+	for range 3 { // it waits until a rendering is provably newer
+		g.clock.Add(time.Millisecond.Microseconds())
+		g.render("D", "", "d", noToken, deps...)
+	}
+	g.edit("P", "1001", "p2")
+	g.renderFrom(before, "D", "", "d", noToken, deps...)
+	g.wait(10 * time.Second)
+	g.want("D", Dirty, 0)
+	g.render("Z", "", "z2", g.token(), saw("P", "1001"))
+	g.wait(10 * time.Second)
+	g.want("D", Ready, 1)
+}
+
 func TestTracesOfRunningJobs(t *testing.T) {
 	t.Run("skip: who is made again before the fan-out reaches it is not told", func(t *testing.T) {
 		g := newRig(t, slow)
