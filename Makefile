@@ -40,6 +40,7 @@ test: setup
 	$(call stage,staticcheck,go run $(STATICCHECK) ./...)
 	$(call stage,tests,go run ./internal/house/slowest -limit 14m \
 		env CGO_ENABLED=$(if $(race),1,0) go test -json -vet=off $(race) -count=1 -timeout 12m ./...)
+	$(call stage,courses of three hubs,env CGO_ENABLED=0 go test -vet=off -count=1 -timeout 5m -run '^TestThreeHubs' ./graph)
 
 # missing lists the Debian packages of what is not there.
 missing = { $(compiles) || echo gcc libc6-dev; command -v curl >/dev/null || echo curl; \

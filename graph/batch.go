@@ -209,9 +209,13 @@ func (s *Store) prepareAll(now time.Time, publisher string, us []Update) (*batch
 	s.mu.RLock()
 	b.collects = s.collects.Load()
 	s.mu.RUnlock()
+	a := s.authority.Load()
 	for i := range us {
 		if field, reason := us[i].validate(now); field != "" {
 			return nil, &InvalidError{Item: i, Field: field, Reason: reason}
+		}
+		if reason := a.foreign(us[i].URI); reason != "" {
+			return nil, &InvalidError{Item: i, Field: "uri", Reason: reason}
 		}
 		if err := us[i].checkURIs(s.o.Schemes); err != nil {
 			return nil, &InvalidError{Item: i, Field: err.field, Reason: err.reason}

@@ -51,6 +51,7 @@ const (
 	CheckResources CheckStage = "resources" // rows, edges, states, markers, timers
 	CheckLists     CheckStage = "lists"
 	CheckAccounts  CheckStage = "accounts" // of publishers
+	CheckPeers     CheckStage = "peers"    // what they want to hear, and are wanted to tell
 	CheckLocating  CheckStage = "locating" // in what two directions differ
 )
 
@@ -257,6 +258,8 @@ type checker struct {
 	stateless idSet           // whose state is none
 	jobs      map[ID][]*job   // by resource
 	rebuilt   map[string]bool // blocks that do not decode
+	mirrors   idSet           // who is heard of from a peer
+	audited   bool            // mirrors will be looked at when the program names its peers
 	telling   timer           // notices that a repair has yet to write
 	stopped   error           // the caller has given up
 
@@ -304,7 +307,7 @@ func (c *checker) run(files bool) (err error) {
 		{CheckResources, c.checkJobs}, {CheckResources, c.checkTimers}, {CheckResources, c.checkResources},
 		{CheckResources, c.checkGroups}, {CheckLists, c.checkLists},
 		{CheckLocating, c.locateEdges}, {CheckLocating, c.locateMarkers}, {CheckLocating, c.locateGroups},
-		{CheckAccounts, c.checkAccounts},
+		{CheckAccounts, c.checkAccounts}, {CheckPeers, c.checkPeers},
 	} {
 		c.stage = step.stage
 		c.tell()

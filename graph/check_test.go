@@ -125,7 +125,7 @@ func (s *specimen) rig(t *testing.T, fs *vfs.MemFS) *rig {
 	t.Helper()
 	o := s.o
 	o.Work = nil // retries tell nothing new, of thousands
-	g := &rig{t: t, fs: fs, o: o, clock: &atomic.Int64{}, unchecked: true}
+	g := &rig{t: t, fs: fs, o: o, clock: &atomic.Int64{}, epoch: rigEpoch, unchecked: true}
 	g.clock.Store(s.at)
 	g.open()
 	t.Cleanup(g.close)

@@ -11,9 +11,9 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// spaces are all there are, in the order of their keys. P belongs to peers.
+// spaces are all there are, in the order of their keys.
 var spaces = []byte{spaceMarker, spaceBucket, spaceList, spaceRow, spaceName, spaceJob, spaceSeen, spaceJournal, spaceMeta,
-	spaceFree, spaceOrphan, 'P', spaceAccount, spacePosting, spacePage, spaceTimer, spaceURI}
+	spaceFree, spaceOrphan, spacePeer, spaceAccount, spacePosting, spacePage, spaceTimer, spaceURI}
 
 // checkSpaces looks for keys between the spaces.
 func (c *checker) checkSpaces() error {
@@ -286,6 +286,8 @@ func spellKey(k []byte) string {
 		return num(8, idSize)
 	case space == spaceBucket && n > 4:
 		return fmt.Sprintf("B %.200q %d", rest[:n-4], uint32(rest[n-3])<<16|uint32(rest[n-2])<<8|uint32(rest[n-1]))
+	case space == spacePeer && n > 0:
+		return spellPeerKey(k)
 	case space == spaceList && n > 0:
 		return spellListKey(k)
 	}

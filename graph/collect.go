@@ -73,11 +73,12 @@ func (t *txn) collectOne(id ID, since int64) {
 	w := t.word(id)
 	if w.is(wordHot) && t.countDependents(id) == 0 {
 		check(t.b.DeleteRange(idKey(spacePosting, id), after(idKey(spacePosting, id)), nil))
-		w = w.with(wordHot|wordDependents, false)
-		t.put(id, w)
+		t.put(id, w.with(wordHot|wordDependents, false))
+		t.lastDependent(id)
+		w = t.word(id)
 	}
 	r := t.row(id)
-	if w.state() != Stub || w.is(wordDependents) || r.is(rowKnown) || t.listed(id) {
+	if w.state() != Stub || w.is(wordDependents) || r.is(rowKnown) || t.listed(id) || t.s.peers.exports.has(id) {
 		return // in use again; when it becomes an orphan again it is noted again
 	}
 	if r.ndeps > 0 || r.is(rowArmed) || r.changed > t.s.trimmedTo() || t.keptSince(since) {

@@ -33,6 +33,15 @@
 //	O due id         → to be looked at for collection
 //	N id             → id that is free to be given again
 //	Q account        → publisher, its resources and edges
+//	P a              → who speaks for what: this hub, and peers by number
+//	P n peer         → its number
+//	P s peer         → how far we are with it: epochs, position, ops it took
+//	P i peer id      → mirror: what was heard last of a resource of the peer
+//	P o peer n       → what the peer is yet to be told: a mirror more, or one less
+//	P C              → newest number of a level
+//	P S peer         → how far the peer is with us
+//	P I id peer      → the peer wants to hear of id: the level it is told
+//	P L peer level   → the same by level
 //	C d key          → record that another room keeps ([Record])
 //	C m list id>>16  → members of a list
 //	C r id list      → the same by resource
@@ -49,8 +58,18 @@
 // list is the same however it is read, and costs its own notices only.
 //
 // Records are small and belong to other rooms, which choose their keys: channels,
-// subscriptions, cursors of deliveries and claims. P is kept for peers. R, S, B and
-// C m are written by blind merges; the merge operator folds them.
+// subscriptions, cursors of deliveries and claims. R, S, B and C m are written by blind
+// merges; the merge operator folds them.
+//
+// Another hub may speak for a part of the URIs ([Store.SetAuthority]). Of its resources
+// this one has those that somebody here depends on, as mirrors: ordinary rows that no
+// update may touch. The first dependent of one writes the op that asks for it in its own
+// batch, the last one that which gives it up. What the peer tells are levels
+// ([Store.Hear]), never changes, so that what is lost, late, twice or out of order does no
+// harm; the position up to which it was heard is in the batch of the levels. In the other
+// direction each resource that a peer wants to hear of has one level for it, the newest,
+// which moves in the batch of the change ([Store.Levels]): a peer that is away costs as
+// much as it asked for and no more. How messages travel is not known here.
 //
 // Imports nothing of ours. Starts no goroutine but inside [Store.Run].
 package graph

@@ -59,6 +59,7 @@ func (t *txn) addEdge(src, dst ID) {
 		if t.row(dst).typ == typeTicker {
 			t.armTicker(dst)
 		}
+		t.firstDependent(dst)
 		return
 	}
 	if w.is(wordHot) {
@@ -85,6 +86,7 @@ func (t *txn) dropEdge(src, dst ID) {
 	t.s.degrees.Add(dst, n)
 	if n == 0 {
 		t.put(dst, w.with(wordDependents, false))
+		t.lastDependent(dst)
 		t.orphaned(dst)
 	}
 }

@@ -25,6 +25,9 @@ func (s *Store) EditDependencies(ctx context.Context, publisher, uri string, e E
 	if err := u.checkURIs(s.o.Schemes); err != nil {
 		return c, &InvalidError{Field: err.field, Reason: err.reason}
 	}
+	if reason := s.authority.Load().foreign(uri); reason != "" {
+		return c, &InvalidError{Field: "uri", Reason: reason}
+	}
 	do := s.do
 	if len(e.Add) == 0 {
 		do = s.relieve

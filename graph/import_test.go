@@ -90,7 +90,7 @@ func compareStores(t tester, imported, applied *rig, uris []string, waits bool) 
 	plain := func(r Resource) Resource {
 		r.Changed, r.NoticeDue, r.Damping = Cursor{}, time.Time{}, 0
 		if waits {
-			r.BornStale, r.State = 0, min(r.State, Clean)
+			r.BornStale, r.State, r.Unsettled = 0, min(r.State, Clean), false
 		}
 		return r
 	}

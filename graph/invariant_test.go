@@ -29,19 +29,30 @@ func (w *world) checkInvariants() (x int, wrong string) {
 
 // statuses is what the hub says of all things at one moment.
 func (w *world) statuses() []Status {
-	uris := make([]string, len(w.things))
-	for x, t := range w.things {
-		uris[x] = t.uri
+	out := make([]Status, len(w.things))
+	for h, g := range w.hubs {
+		uris := make([]string, len(w.things))
+		for x, t := range w.things {
+			uris[x] = t.uri
+		}
+		for x, s := range g.status(uris...) {
+			if w.home == nil || w.home[x] == h {
+				out[x] = s
+			}
+		}
 	}
-	return w.g.status(uris...)
+	return out
 }
 
 // checkEdges: x lists d as a dependent iff d lists x as a dependency, and d's
 // dependencies are those of its last accepted update.
 func (w *world) checkEdges([]Status) (int, string) {
-	dependents := map[string][]string{}
+	dependents := map[*rig]map[string][]string{}
+	for _, g := range w.hubs {
+		dependents[g] = map[string][]string{}
+	}
 	for x, t := range w.things {
-		deps := w.g.dependencies(t.uri)
+		deps := w.at(x).dependencies(t.uri)
 		var want []string
 		for y := range t.toldOf {
 			if y != x {
@@ -53,13 +64,15 @@ func (w *world) checkEdges([]Status) (int, string) {
 			return x, fmt.Sprintf("it depends on %v, want %v", got, want)
 		}
 		for _, y := range deps {
-			dependents[y] = append(dependents[y], t.uri)
+			dependents[w.at(x)][y] = append(dependents[w.at(x)][y], t.uri)
 		}
 	}
-	for x, t := range w.things {
-		got, want := slices.Sorted(slices.Values(w.g.dependents(t.uri))), slices.Sorted(slices.Values(dependents[t.uri]))
-		if !slices.Equal(got, want) {
-			return x, fmt.Sprintf("its dependents are %v, want %v", got, want)
+	for _, g := range w.hubs {
+		for x, t := range w.things {
+			got, want := slices.Sorted(slices.Values(g.dependents(t.uri))), slices.Sorted(slices.Values(dependents[g][t.uri]))
+			if !slices.Equal(got, want) {
+				return x, fmt.Sprintf("its dependents are %v, want %v", got, want)
+			}
 		}
 	}
 	return -1, ""
@@ -75,7 +88,7 @@ func (w *world) checkClean(now []Status) (int, string) {
 		}
 		for _, x := range slices.Sorted(maps.Keys(t.toldOf)) {
 			had := t.toldOf[x]
-			if has := w.things[x].told; w.things[x].kind != rendering && has.change > had.change && has.content != had.content {
+			if has := w.things[x].told; w.near(d, x) && w.things[x].kind != rendering && has.change > had.change && has.content != had.content {
 				return d, fmt.Sprintf("it is %s and not stale, but was made from %q of %s, and the hub has heard of %q",
 					s.State, had.content, w.name(x), has.content)
 			}
@@ -88,18 +101,18 @@ func (w *world) checkClean(now []Status) (int, string) {
 // which it will be; a pending one has a lease; and the store knows when.
 func (w *world) checkReady(now []Status) (int, string) {
 	w.hear()
-	due, timed := w.g.due()
 	for x, t := range w.things {
 		if now[x].State < Ready || now[x].Failed {
 			continue
 		}
-		r := w.g.resource(t.uri)
+		due, timed := w.at(x).due()
+		r := w.at(x).resource(t.uri)
 		switch {
 		case r.State == Pending && (r.LeaseUntil.IsZero() || !timed || due.After(r.LeaseUntil)):
 			return x, fmt.Sprintf("it is pending until %s, and the store is next due %s", r.LeaseUntil, due)
 		case r.State == Pending:
 		case !r.NoticeDue.IsZero():
-			if own := r.NoticeDue.After(w.g.now()); !timed || own && due.After(r.NoticeDue) {
+			if own := r.NoticeDue.After(w.at(x).now()); !timed || own && due.After(r.NoticeDue) {
 				return x, fmt.Sprintf("it is to be told at %s, and the store is next due %s", r.NoticeDue, due)
 			}
 		case !w.toldSince[t.uri]:
@@ -115,14 +128,11 @@ func (w *world) checkReady(now []Status) (int, string) {
 // is on its way to it; and not longer than starvation allows.
 func (w *world) checkDirty(now []Status) (int, string) {
 	for x, t := range w.things {
-		if now[x].State != Dirty || len(w.g.s.Jobs()) > 0 {
+		if now[x].State != Dirty || len(w.at(x).s.Jobs()) > 0 {
 			continue
 		}
-		unsettled := func(uri string) bool {
-			s := now[w.byURI[uri]]
-			return s.State >= Dirty && !s.Failed
-		}
-		if !slices.ContainsFunc(w.g.dependencies(t.uri), unsettled) {
+		unsettled := func(s Status) bool { return s.Unsettled }
+		if !slices.ContainsFunc(w.at(x).status(w.at(x).dependencies(t.uri)...), unsettled) {
 			return x, "it waits for nobody"
 		}
 	}

@@ -16,9 +16,10 @@ const (
 	jobChange jobKind = iota + 1 // the resource changed
 	jobSettle                    // it left the unsettled set
 	jobForget                    // its dependents are to forget it
+	jobHear                      // a peer's resource was heard of for the first time
 )
 
-var jobNames = [...]string{"", "change", "settle", "forget"}
+var jobNames = [...]string{"", "change", "settle", "forget", "hear"}
 
 func (k jobKind) String() string { return jobNames[k] }
 
@@ -70,7 +71,7 @@ type job struct {
 type Job struct {
 	ID      string
 	URI     string // whose change or settling is told
-	Kind    string // "change", "settle" or "forget"
+	Kind    string // "change", "settle", "forget" or "hear"
 	Cause   Cause
 	Reached int // dependents looked at in this pass
 	Total   int // dependents when it began
@@ -114,7 +115,7 @@ func (js *jobs) remove(j *job) {
 
 // edgesMoved tells the jobs of x that its posting list differs from what they read.
 func (js *jobs) edgesMoved(x ID) {
-	for kind := jobChange; kind <= jobForget; kind++ {
+	for kind := jobChange; kind <= jobHear; kind++ {
 		if j := js.byResource[jobKey{kind, x}]; j != nil {
 			j.moved = true
 		}
@@ -126,14 +127,17 @@ func (js *jobs) skip(x, d ID) {
 	if len(js.list) == 0 {
 		return
 	}
-	if j := js.byResource[jobKey{jobChange, x}]; j != nil {
-		j.skip.Add(uint64(d))
+	for _, kind := range [...]jobKind{jobChange, jobHear} {
+		if j := js.byResource[jobKey{kind, x}]; j != nil {
+			j.skip.Add(uint64(d))
+		}
 	}
 }
 
 // ahead reports whether j has yet to tell d.
 func (j *job) ahead(d ID) bool {
-	return j.kind == jobChange && !j.skip.Contains(uint64(d)) && (j.again || j.pass == 0 || d >= j.pos)
+	tells := j.kind == jobChange || j.kind == jobHear
+	return tells && !j.skip.Contains(uint64(d)) && (j.again || j.kind == jobChange && j.pass == 0 || d >= j.pos)
 }
 
 // yetToPass reports whether a change of one of d's dependencies has yet to reach it.
@@ -298,6 +302,10 @@ func (t *txn) visit(j *job, x *row, ids []uint64, marked map[ID]string, limit in
 			t.settle(d, j.lane, j.cause)
 		case j.kind == jobForget:
 			t.forget(d, j.x)
+		case j.kind == jobHear && !j.skip.Contains(v):
+			t.hearAt(x, d, j.lane, j.cause)
+		case j.kind == jobHear:
+			t.settle(d, j.lane, j.cause)
 		case j.pass == 0:
 			// Who is ahead of x is left to the second pass: only there is its marker used up.
 			if !w.is(wordDependents) || has || j.skip.Contains(v) {
@@ -409,7 +417,7 @@ func decodeJob(id uint64, b []byte) (*job, error) {
 	j.began, j.rate = int64(d.uvarint()), int(d.uvarint())
 	j.cause = cause{id: ID(d.uvarint()), seq: d.uvarint(), at: int64(d.uvarint())}
 	j.cause.uid = d.text()
-	if d.bad || len(d.b) > 0 || j.kind < jobChange || j.kind > jobForget || j.lane > Bulk || j.pass > 1 {
+	if d.bad || len(d.b) > 0 || j.kind < jobChange || j.kind > jobHear || j.lane > Bulk || j.pass > 1 {
 		return nil, fmt.Errorf("job %d is corrupt", id)
 	}
 	return j, nil

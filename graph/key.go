@@ -6,7 +6,7 @@ import (
 )
 
 // Key spaces. Every key of the store begins with one of these bytes; doc.go
-// draws what follows. P belongs to peers; what else other rooms keep are records.
+// draws what follows. What other rooms keep are records.
 const (
 	spaceMeta    = 'M'
 	spaceURI     = 'U'
@@ -24,6 +24,21 @@ const (
 	spaceFree    = 'N'
 	spaceList    = 'C'
 	spaceAccount = 'Q'
+	spacePeer    = 'P'
+)
+
+// The second byte of a key in the space of peers. Those in capitals are of the
+// other direction: what peers want to hear of us.
+const (
+	peerAuthority = 'a' // who speaks for what
+	peerNumber    = 'n' // name → number
+	peerSession   = 's' // how far we are with a peer
+	peerMirror    = 'i' // what we want to hear of a peer: the level we have
+	peerOp        = 'o' // changes of that which the peer has yet to take
+	peerCounter   = 'C' // newest number of a level
+	peerClient    = 'S' // how far a peer is with us
+	peerInterest  = 'I' // who wants to hear of a resource
+	peerLevel     = 'L' // what a peer wants to hear, by when it moved last
 )
 
 // The second byte of a key in the space of lists.
@@ -110,6 +125,27 @@ func markedKey(list ListID, seq uint64) []byte {
 // blockKey is the summary of the journal's positions seq>>12.
 func blockKey(block uint64) []byte {
 	return binary.BigEndian.AppendUint64(append(make([]byte, 0, 10), spaceList, listBlock), block)
+}
+
+// peerKey begins the keys of one kind that belong to a peer.
+func peerKey(kind byte, p PeerID) []byte {
+	return binary.BigEndian.AppendUint32(append(make([]byte, 0, 20), spacePeer, kind), uint32(p))
+}
+
+func peerSeqKey(kind byte, p PeerID, seq uint64) []byte {
+	return binary.BigEndian.AppendUint64(peerKey(kind, p), seq)
+}
+
+func mirrorKey(p PeerID, id ID) []byte { return appendID(peerKey(peerMirror, p), id) }
+
+// interestKey says that a peer wants to hear of id.
+func interestKey(id ID, p PeerID) []byte {
+	return binary.BigEndian.AppendUint32(interestsKey(id), uint32(p))
+}
+
+// interestsKey begins the keys of those who want to hear of id.
+func interestsKey(id ID) []byte {
+	return appendID(append(make([]byte, 0, 16), spacePeer, peerInterest), id)
 }
 
 func metaKey(name string) []byte { return append([]byte{spaceMeta}, name...) }

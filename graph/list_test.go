@@ -520,8 +520,8 @@ func TestAnEditOfAListThatIsCalledOffHoldsUpNoOther(t *testing.T) {
 func TestFormats(t *testing.T) {
 	t.Run("a new store has today's", func(t *testing.T) {
 		g := newRig(t, Options{})
-		if v, err := g.s.meta(metaFormat); err != nil || len(v) != 1 || v[0] != 3 {
-			t.Errorf("got %v, %v, want 3", v, err)
+		if v, err := g.s.meta(metaFormat); err != nil || len(v) != 1 || v[0] != 4 {
+			t.Errorf("got %v, %v, want 4", v, err)
 		}
 	})
 	for old := byte(1); old < formatVersion; old++ {

@@ -43,6 +43,8 @@ type flight struct {
 	newest   uint64
 	trimmed  uint64
 	interned map[string]ID
+	ops      bool // there is something to tell a peer
+	levels   bool // there is something to tell a client
 	reqs     []*request
 }
 
@@ -236,6 +238,12 @@ func (s *Store) landOne(f flight) error {
 			s.journal.publish(f.chunks, f.newest)
 			s.counters.count(f.chunks)
 		}
+		if f.ops {
+			s.peers.ops.ring()
+		}
+		if f.levels {
+			s.peers.levels.ring()
+		}
 		err = f.b.Close()
 	}
 	for _, r := range f.reqs {
@@ -273,7 +281,7 @@ func (s *Store) step(now int64, reqs []*request, work func(t *txn)) (f flight, e
 		t.drain()
 	}
 	t.finish()
-	f = flight{b: t.b, chunks: t.chunks, newest: s.seq, trimmed: t.trimmed, interned: t.interned, reqs: reqs}
+	f = flight{b: t.b, chunks: t.chunks, newest: s.seq, trimmed: t.trimmed, interned: t.interned, ops: t.opsMoved, levels: t.told, reqs: reqs}
 	if t.b.Empty() && len(reqs) == 0 {
 		return flight{}, t.b.Close()
 	}

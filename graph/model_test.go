@@ -26,6 +26,13 @@ type scenario struct {
 	alive bool    // pages are deleted and undeleted, artefacts leave their caches
 	late  bool    // a part of the world is heard of late, some of it first as somebody's dependency
 
+	hubs  int           // clusters, with a hub each
+	skew  time.Duration // of their clocks, at most
+	drop  float64       // of messages between hubs
+	dup   float64       // of those that come again later
+	apart bool          // links fail for a while
+	lost  bool          // hubs are restored from an older copy, or lose all
+
 	tick  time.Duration // of clocks
 	delay time.Duration // of updates, at most
 	step  time.Duration // between two steps of a job, at most
@@ -107,18 +114,28 @@ type run struct {
 	sc       scenario
 	queue    events
 	planned  int
-	workAt   time.Time // the store's own work; zero if there is none
-	upAt     time.Time // the hub is down until then
+	stations []*station
+	links    []*link
+	time     time.Time // which no clock of a hub need show
 	arrived  map[int]time.Time
 	withheld map[int]bool
 	held     map[int][]letter
 	firsts   map[int]letter
 	driving  bool
 	calm     bool // nothing goes wrong any more
-	answered int  // notices heard of so far
 	checks   int
 	x        int // with whom something is wrong …
 	wrong    string
+}
+
+// station is a hub and when it does what.
+type station struct {
+	*rig
+	skew     time.Duration // of its clock, and of those of its producers
+	workAt   time.Time     // the store's own work; zero if there is none
+	upAt     time.Time     // it is down until then
+	answered int           // notices heard of so far
+	kept     *keepsake
 }
 
 // checkEvery is how many events pass between two checks of the invariants.
@@ -129,7 +146,11 @@ func newRun(t tester, sc scenario, seed uint64) *run {
 	r := &run{sc: sc, arrived: map[int]time.Time{}, withheld: map[int]bool{}, held: map[int][]letter{}, firsts: map[int]letter{}, x: -1}
 	g := newRig(t, Options{chunk: sc.chunk, inline: rng.IntN(3) - 1, Work: []string{"html"}})
 	r.world = build(g, rng, sc.shape)
-	r.tick, r.post = sc.tick, r.send
+	r.tick, r.post, r.time = sc.tick, r.send, g.now()
+	r.stations = []*station{{rig: g}}
+	if sc.hubs > 1 {
+		r.settleClusters(t)
+	}
 	if !sc.late {
 		r.shuffleIDs()
 	}
@@ -139,16 +160,26 @@ func newRun(t tester, sc scenario, seed uint64) *run {
 // shuffleIDs lets the store hear of all things in a random order, and not in
 // that of the layers: fan-outs go by the order of first hearing.
 func (r *run) shuffleIDs() {
-	index := Update{ID: "all", URI: named("index"), At: r.now()}
-	for _, x := range r.rng.Perm(len(r.things)) {
-		index.Deps = append(index.Deps, Dep{URI: r.things[x].uri})
+	for _, st := range r.stations {
+		index := Update{ID: "all", URI: named("index") + st.name(), At: st.now()}
+		for _, x := range r.rng.Perm(len(r.things)) {
+			index.Deps = append(index.Deps, Dep{URI: r.things[x].uri})
+		}
+		st.apply(index)
+		index.ID, index.Deps = "none", []Dep{}
+		st.apply(index)
 	}
-	r.g.apply(index)
-	index.ID, index.Deps = "none", []Dep{}
-	r.g.apply(index)
 }
 
-func (r *run) now() time.Time { return r.g.now() }
+// station is that of x's hub.
+func (r *run) station(x int) *station {
+	if r.home == nil {
+		return r.stations[0]
+	}
+	return r.stations[r.home[x]]
+}
+
+func (r *run) now() time.Time { return r.time }
 
 func (r *run) chance(p float64) bool { return r.rng.Float64() < p }
 
@@ -162,36 +193,55 @@ func (r *run) later(d time.Duration, f func()) {
 	heap.Push(&r.queue, event{r.now().Add(d), r.planned, f})
 }
 
-// atHub does f at the hub, when it is up.
-func (r *run) atHub(f func()) {
-	if r.now().Before(r.upAt) {
-		r.later(r.upAt.Sub(r.now()), func() { r.atHub(f) })
+// atHub does f at a hub, when it is up.
+func (r *run) atHub(st *station, f func()) {
+	if r.now().Before(st.upAt) {
+		r.later(st.upAt.Sub(r.now()), func() { r.atHub(st, f) })
 		return
 	}
 	f()
-	r.after()
+	r.after(st)
 }
 
-// after looks at what the hub did: notices go to workers, work is planned.
-func (r *run) after() {
-	fresh := r.g.heard[r.answered:]
-	r.answered = len(r.g.heard)
+// after looks at what a hub did: notices go to workers, work is planned.
+func (r *run) after(st *station) {
+	fresh := st.heard[st.answered:]
+	st.answered = len(st.heard)
 	for _, n := range fresh {
 		if n.Kind == KindRefresh {
 			r.notified(n)
 		}
 	}
-	due, ok := r.g.due()
+	due, ok := st.due()
+	due = due.Add(-st.skew)
 	switch step := r.upTo(r.sc.step); {
 	case !ok:
-		r.workAt = time.Time{}
+		st.workAt = time.Time{}
 	case due.After(r.now()):
-		r.workAt = due
-	case !r.workAt.After(r.now()) || r.workAt.Sub(r.now()) > step:
-		r.workAt = r.now().Add(step)
+		st.workAt = due
+	case !st.workAt.After(r.now()) || st.workAt.Sub(r.now()) > step:
+		st.workAt = r.now().Add(step)
 	}
-	if r.workAt.Before(r.upAt) && !r.workAt.IsZero() {
-		r.workAt = r.upAt
+	if st.workAt.Before(st.upAt) && !st.workAt.IsZero() {
+		st.workAt = st.upAt
+	}
+}
+
+// nextWork is the hub whose own work is next, if that is before a time.
+func (r *run) nextWork(before time.Time) (next *station) {
+	for _, st := range r.stations {
+		if !st.workAt.IsZero() && st.workAt.Before(before) {
+			next, before = st, st.workAt
+		}
+	}
+	return next
+}
+
+// setTime moves all clocks.
+func (r *run) setTime(now time.Time) {
+	r.time = now
+	for _, st := range r.stations {
+		st.clock.Store(now.Add(st.skew).UnixMicro())
 	}
 }
 
@@ -202,16 +252,16 @@ func (r *run) until(end time.Time) {
 		if len(r.queue) > 0 && r.queue[0].at.Before(next) {
 			next = r.queue[0].at
 		}
-		work := !r.workAt.IsZero() && r.workAt.Before(next)
-		if work {
-			next = r.workAt
+		st := r.nextWork(next)
+		if st != nil {
+			next = st.workAt
 		}
-		r.g.clock.Store(next.UnixMicro())
+		r.setTime(next)
 		switch {
-		case work:
-			r.workAt = time.Time{}
-			r.g.work()
-			r.after()
+		case st != nil:
+			st.workAt = time.Time{}
+			st.work()
+			r.after(st)
 		case next.Equal(end):
 			return
 		default:
@@ -245,13 +295,22 @@ func (r *run) send(l letter, soon bool) {
 		at = last.Add(time.Millisecond)
 	}
 	r.arrived[l.x] = at
-	r.later(at.Sub(r.now()), func() { r.atHub(func() { r.deliver(l) }) })
+	st := r.station(l.x)
+	r.later(at.Sub(r.now()), func() { r.atHub(st, func() { r.take(st, l) }) })
 	if r.chance(r.sc.again) && r.driving && !r.calm {
 		if r.chance(.3) && (r.sc.tick < time.Second || r.things[l.x].kind == numbered) {
 			l.ID = "" // its id is forgotten: only its time or its number tells
 		}
-		r.later(at.Sub(r.now())+r.upTo(20*time.Second), func() { r.atHub(func() { r.deliver(l) }) })
+		r.later(at.Sub(r.now())+r.upTo(20*time.Second), func() { r.atHub(st, func() { r.take(st, l) }) })
 	}
+}
+
+// take gives a letter to its hub.
+func (r *run) take(st *station, l letter) {
+	if st.kept != nil {
+		st.kept.since = append(st.kept.since, l)
+	}
+	r.deliver(l)
 }
 
 func (r *run) release(x int) {
@@ -270,12 +329,13 @@ func (r *run) notified(n Notice) {
 		return
 	}
 	r.later(r.upTo(200*time.Millisecond), func() {
-		if !r.chance(r.sc.claim) || r.now().Before(r.upAt) {
+		st := r.station(d)
+		if !r.chance(r.sc.claim) || r.now().Before(st.upAt) {
 			r.render(d, n.Cursor, true, false)
 			return
 		}
-		c, ok := r.g.claim(n.URI, 5*time.Minute)
-		r.after()
+		c, ok := st.claim(n.URI, 5*time.Minute)
+		r.after(st)
 		if ok {
 			r.note(d, "claimed until %s", c.LeaseUntil)
 			r.render(d, c.Token, true, false)
@@ -283,12 +343,13 @@ func (r *run) notified(n Notice) {
 	})
 }
 
-// token is what a producer gets that asks for one now; none while the hub is down.
-func (r *run) token() Cursor {
-	if r.now().Before(r.upAt) {
+// token is what a producer of d gets that asks for one now; none while the hub is down.
+func (r *run) token(d int) Cursor {
+	st := r.station(d)
+	if r.now().Before(st.upAt) {
 		return Cursor{}
 	}
-	return r.g.token()
+	return st.token()
 }
 
 // render makes d, which takes a while in which the world moves on.
@@ -326,7 +387,7 @@ func (r *run) boot() {
 		}
 		switch {
 		case t.kind == rendering:
-			r.later(time.Duration(t.rank)*10*time.Second, func() { r.render(x, r.token(), false, false) })
+			r.later(time.Duration(t.rank)*10*time.Second, func() { r.render(x, r.token(x), false, false) })
 		case r.sc.late && late < .15 && !r.isSource(x):
 			if t.kind == existence {
 				t.version, t.content = "0", "0"
@@ -369,7 +430,7 @@ func (r *run) drive() {
 		if r.chance(r.sc.eager) {
 			r.later(r.upTo(r.sc.span), func() {
 				if !r.things[d].gone {
-					r.render(d, r.token(), false, false)
+					r.render(d, r.token(d), false, false)
 				}
 			})
 		}
@@ -388,11 +449,14 @@ func (r *run) drive() {
 
 // troubles plans what the hub suffers.
 func (r *run) troubles() {
-	if r.chance(r.sc.crash) {
-		for range 3 {
-			r.later(r.upTo(r.sc.span), r.crashHub)
+	for _, st := range r.stations {
+		if r.chance(r.sc.crash) {
+			for range 3 {
+				r.later(r.upTo(r.sc.span), func() { r.crashHub(st) })
+			}
 		}
 	}
+	r.troubleClusters()
 	for x := range r.things {
 		if r.withheld[x] {
 			r.later(r.upTo(r.sc.span+30*time.Second), func() { r.release(x) })
@@ -401,23 +465,26 @@ func (r *run) troubles() {
 			first.ID = ""
 			r.later(r.upTo(r.sc.span), func() {
 				if !r.withheld[x] {
-					r.atHub(func() { r.deliver(first) })
+					st := r.station(x)
+					r.atHub(st, func() { r.take(st, first) })
 				}
 			})
 		}
 	}
 }
 
-func (r *run) crashHub() {
-	if r.now().Before(r.upAt) {
+func (r *run) crashHub(st *station) {
+	if r.now().Before(st.upAt) {
 		return
 	}
-	r.upAt = r.now().Add(r.upTo(5 * time.Second))
-	for _, t := range r.things {
-		r.note(r.byURI[t.uri], "the hub crashes")
+	st.upAt = r.now().Add(r.upTo(5 * time.Second))
+	for x := range r.things {
+		if r.station(x) == st {
+			r.note(x, "the hub crashes")
+		}
 	}
-	r.g.crash(r.rng)
-	r.after()
+	st.crash(r.rng)
+	r.after(st)
 }
 
 // edit changes a primary in one of the ways of a wiki.
@@ -443,7 +510,8 @@ func (r *run) edit(x int) {
 		r.rewrite(x)
 	}
 	if source && r.chance(r.sc.eager) {
-		r.render(r.renderingOf(x), r.token(), false, true)
+		d := r.renderingOf(x)
+		r.render(d, r.token(d), false, true)
 	}
 }
 

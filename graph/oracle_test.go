@@ -49,7 +49,7 @@ func (w *world) atRest() (x int, wrong string) {
 		if t.kind != rendering || t.gone {
 			continue
 		}
-		r := w.g.resource(t.uri)
+		r := w.at(x).resource(t.uri)
 		switch {
 		case !r.Known:
 			return x, "the hub does not know it"

@@ -40,7 +40,7 @@ func (s *Store) Resource(uri string) (Resource, error) {
 	}
 	w := s.col.get(id)
 	out := Resource{
-		URI: uri, Type: r.typ, State: w.state(), Known: r.is(rowKnown), Stale: s.stale(r, w), Failed: w.is(wordFailed),
+		URI: uri, Type: r.typ, State: w.state(), Known: r.is(rowKnown), Stale: s.stale(r, w), Failed: w.is(wordFailed), Unsettled: w.unsettled(), Peer: s.speakerFor(uri, w),
 		Version: r.version, Hash: r.hash, Aliases: r.aliases, At: timeOf(r.at), ChangedAt: timeOf(r.changedAt),
 		Dependencies: r.ndeps, Dependents: n, Buckets: r.buckets, Expires: timeOf(r.expires), BornStale: int(r.born),
 		Damping: time.Duration(r.interval) * time.Microsecond, LeaseUntil: timeOf(r.lease),
@@ -128,9 +128,17 @@ func (s *Store) Status(uris []string) ([]Status, error) {
 		}
 		w := s.col.get(ids[i])
 		out[i] = Status{URI: uri, State: w.state(), Known: r.is(rowKnown), Stale: s.stale(r, w), Failed: w.is(wordFailed),
-			Version: r.version, Hash: r.hash, At: timeOf(r.at)}
+			Unsettled: w.unsettled(), Version: r.version, Hash: r.hash, At: timeOf(r.at)}
 	}
 	return out, nil
+}
+
+// speakerFor is the peer that speaks for a mirror.
+func (s *Store) speakerFor(uri string, w word) string {
+	if !w.is(wordMirror) {
+		return ""
+	}
+	return s.SpeakerOf(uri)
 }
 
 // position of a listing: the last id listed, in the text form of a cursor.

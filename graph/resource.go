@@ -24,17 +24,20 @@ func (s State) String() string { return stateNames[s] }
 
 // Resource is what the store knows of one resource.
 type Resource struct {
-	URI     string
-	Type    string
-	State   State
-	Known   bool // false for a stub, a deleted or a purged resource
-	Stale   bool // a dependency is newer than what it was made from
-	Failed  bool // retries are exhausted; it counts as settled
-	Version string
-	Hash    string
-	Aliases []string  // other versions received with this very hash
-	At      time.Time // when it changed; of an artefact, when its making began
-	Changed Cursor    // position of its last change; zero if it never changed
+	URI    string
+	Type   string
+	State  State
+	Known  bool // false for a stub, a deleted or a purged resource
+	Stale  bool // a dependency is newer than what it was made from
+	Failed bool // retries are exhausted; it counts as settled
+	// Unsettled is whether those that depend on it wait: it will change, or may.
+	Unsettled bool
+	Peer      string // the hub that speaks for it, and says what it is; "" if that is this one
+	Version   string
+	Hash      string
+	Aliases   []string  // other versions received with this very hash
+	At        time.Time // when it changed; of an artefact, when its making began
+	Changed   Cursor    // position of its last change; zero if it never changed
 	// ChangedAt is when its content last changed: a primary's At, an artefact's arrival.
 	ChangedAt    time.Time
 	Dependencies int
@@ -50,14 +53,16 @@ type Resource struct {
 
 // Status is the short answer for one of many resources.
 type Status struct {
-	URI     string
-	State   State
-	Known   bool // false also for a URI the store never heard of
-	Stale   bool
-	Failed  bool
-	Version string
-	Hash    string
-	At      time.Time
+	URI    string
+	State  State
+	Known  bool // false also for a URI the store never heard of
+	Stale  bool
+	Failed bool
+	// Unsettled is whether those that depend on it wait: it will change, or may.
+	Unsettled bool
+	Version   string
+	Hash      string
+	At        time.Time
 }
 
 // Item is one end of an edge in a listing.

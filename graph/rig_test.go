@@ -52,6 +52,8 @@ type rig struct {
 	// would let pass, or whose store is so large that to check it takes minutes with
 	// the race detector.
 	unchecked bool
+	epoch     Epoch
+	home      int // whose hub it is, if there are several
 }
 
 // input is something that was done to a store, to be done to another.
@@ -75,16 +77,27 @@ func (g *rig) record(kind inputKind, do func(g *rig)) {
 
 func newRig(t tester, o Options) *rig {
 	t.Helper()
-	g := &rig{t: t, fs: vfs.NewCrashableMem(), o: o, clock: &atomic.Int64{}}
+	return newRigOf(t, o, rigEpoch)
+}
+
+// newRigOf makes a rig of another epoch than others.
+func newRigOf(t tester, o Options, epoch Epoch) *rig {
+	t.Helper()
+	g := &rig{t: t, fs: vfs.NewCrashableMem(), o: o, clock: &atomic.Int64{}, epoch: epoch}
 	g.clock.Store(rigStart.UnixMicro())
 	g.open()
 	t.Cleanup(g.close)
-	g.s.epoch = rigEpoch
-	key := binary.BigEndian.AppendUint32(nil, uint32(rigEpoch))
-	if err := g.s.db.Set(metaKey(metaEpoch), key, pebble.Sync); err != nil {
-		t.Fatalf("set epoch: %v", err)
-	}
+	g.setEpoch()
 	return g
+}
+
+func (g *rig) setEpoch() {
+	g.t.Helper()
+	g.s.epoch = g.epoch
+	key := binary.BigEndian.AppendUint32(nil, uint32(g.epoch))
+	if err := g.s.db.Set(metaKey(metaEpoch), key, pebble.Sync); err != nil {
+		g.t.Fatalf("set epoch: %v", err)
+	}
 }
 
 func (g *rig) open() {
@@ -167,7 +180,7 @@ func (g *rig) listen() []Notice {
 			g.t.Fatalf("read from %s: %v", read, err)
 		}
 		for _, n := range notices {
-			if n.Cursor != (Cursor{rigEpoch, read.Seq + 1}) {
+			if n.Cursor != (Cursor{g.epoch, read.Seq + 1}) {
 				g.t.Fatalf("%s follows %s in the journal", n.Cursor, read)
 			}
 			if last := len(g.heard) - 1; last >= 0 && n.At.Before(g.heard[last].At) {

@@ -20,7 +20,7 @@ import (
 
 const (
 	// formatVersion is the layout of the store. It only moves forward, in named steps.
-	formatVersion = 3
+	formatVersion = 4
 	// pebbleFormat is the newest on-disk format of the Pebble version in go.mod,
 	// by number: a later library must not raise it unasked.
 	pebbleFormat = pebble.FormatMajorVersion(24)
@@ -113,11 +113,14 @@ type Store struct {
 	chunk    int
 	lists    lists
 	accounts accounts
+	peers    peers
 	counters counters
 
 	// How often ids were given back and given. They move before a commit is
 	// seen; to be sure of what was looked up, read them under mu and before.
 	collects, interned atomic.Uint64
+
+	authority atomic.Pointer[authority] // who speaks for what; replaced by the apply loop alone
 
 	spelling  spelling
 	summaries *lru.Cache[uint64, summary]
@@ -178,6 +181,8 @@ func newStore(o Options) *Store {
 	}
 	s.lists = newLists()
 	s.accounts.byName = map[string]*account{}
+	s.peers = newPeers()
+	s.authority.Store(nobody)
 	s.work, s.collect = setOf(o.Work), setOf(o.Collect)
 	s.counters.notices = map[noticeKind]uint64{}
 	return s
@@ -270,7 +275,7 @@ func (s *Store) load() error {
 	if err := s.loadMeta(); err != nil {
 		return err
 	}
-	for _, step := range []func() error{s.loadNames, s.loadPages, s.loadJobs, s.loadJournal, s.loadTimers, s.loadLists, s.loadAccounts} {
+	for _, step := range []func() error{s.loadNames, s.loadPages, s.loadJobs, s.loadJournal, s.loadTimers, s.loadLists, s.loadAccounts, s.loadPeers} {
 		if err := step(); err != nil {
 			return err
 		}
@@ -344,6 +349,9 @@ var formatSteps = [formatVersion - 1]formatStep{
 	// format 2 would take a row that has an owner for a corrupt one, and leave the
 	// accounts behind.
 	{"accounts", func(*pebble.Batch) error { return nil }},
+	// Nor here: there were no peers. A program of format 3 would let a producer write
+	// to what a peer speaks for, and know nothing of who is to be told.
+	{"peers", func(*pebble.Batch) error { return nil }},
 }
 
 // upgrade takes a store from an older format to today's, one durable step after

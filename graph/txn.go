@@ -30,6 +30,10 @@ type txn struct {
 	unneeded []ID             // of a collected type, and nobody depends on them any more
 	trimmed  uint64           // the journal up to it was dropped
 	on       *pebble.Iterator // over the lists of resources, for all of the txn
+	sessions []PeerID         // with these peers moved
+	opsMoved bool             // a peer is to be told something
+	told     bool             // a level moved
+	flipped  []ID             // began or ceased to be unsettled
 	by       *account         // of whoever sent the updates that are being applied, nil if there is none
 	// Whose type or buckets are others now.
 	relabelled []ID
@@ -71,6 +75,8 @@ func (t *txn) finish() {
 	t.listsMoved()
 	t.flushTimers()
 	t.flushAccounts()
+	t.tellLevels()
+	t.flushSessions()
 	ids := make([]ID, 0, len(t.rows))
 	for id := range t.rows {
 		ids = append(ids, id)
@@ -135,8 +141,14 @@ func (t *txn) word(id ID) word { return t.s.col.get(id) }
 func (t *txn) put(id ID, w word) {
 	old := t.word(id)
 	t.s.col.put(id, w)
-	if old.unsettled() && !w.unsettled() && w.is(wordDependents) {
+	if old.unsettled() == w.unsettled() {
+		return
+	}
+	if !w.unsettled() && w.is(wordDependents) {
 		t.settled = append(t.settled, id)
+	}
+	if t.s.peers.exports.has(id) {
+		t.flipped = append(t.flipped, id)
 	}
 }
 

@@ -87,10 +87,12 @@ type making struct {
 	revision string // of the source when it was read
 }
 
-// world is a wiki with its caches and workers, and a hub. Whoever drives it
-// says when its letters arrive.
+// world is a wiki with its caches and workers, and a hub, or several such clusters
+// with a hub each. Whoever drives it says when its letters arrive.
 type world struct {
-	g      *rig
+	g      *rig   // the hub; the first of several
+	hubs   []*rig // all of them
+	home   []int  // whose hub each thing is at; nil if there is one
 	shape  shape
 	rng    *rand.Rand
 	things []*thing
@@ -102,7 +104,7 @@ type world struct {
 
 	renders   map[int]int     // since the start
 	toldSince map[string]bool // a refresh notice came after the last accepted update
-	listened  int             // notices counted in toldSince
+	listened  map[*rig]int    // notices counted in toldSince
 	checked   int             // times the invariants were checked
 	log       []logLine
 }
@@ -113,8 +115,19 @@ type logLine struct {
 	text string
 }
 
+// at is the hub of x.
+func (w *world) at(x int) *rig {
+	if w.home == nil {
+		return w.g
+	}
+	return w.hubs[w.home[x]]
+}
+
+// near reports whether the hub of d hears of x at first hand.
+func (w *world) near(d, x int) bool { return w.at(d) == w.at(x) }
+
 func (w *world) note(x int, format string, args ...any) {
-	w.log = append(w.log, logLine{w.g.now(), x, fmt.Sprintf(format, args...)})
+	w.log = append(w.log, logLine{w.at(x).now(), x, fmt.Sprintf(format, args...)})
 }
 
 // story is what happened to x and to what it is made from.
@@ -128,7 +141,10 @@ func (w *world) story(x int) string {
 	}
 	fmt.Fprintf(&b, "at the end:\n")
 	for _, y := range append([]int{x}, deps...) {
-		fmt.Fprintf(&b, "  %s is %q, version %q; hub: %s\n", w.name(y), w.fresh(y), w.things[y].version, w.g.describe(w.things[y].uri))
+		fmt.Fprintf(&b, "  %s is %q, version %q; hub: %s\n", w.name(y), w.fresh(y), w.things[y].version, w.at(y).describe(w.things[y].uri))
+		if !w.near(x, y) {
+			fmt.Fprintf(&b, "    at the hub of %s: %s\n", w.name(x), w.at(x).describe(w.things[y].uri))
+		}
 	}
 	return b.String()
 }
@@ -256,7 +272,7 @@ func (w *world) stamp(at time.Time) time.Time { return at.Truncate(w.tick) }
 // announce sends the event of a primary as it is.
 func (w *world) announce(x int) {
 	t := w.things[x]
-	u := Update{URI: t.uri, Version: t.version, Hash: t.content, At: w.stamp(w.g.now())}
+	u := Update{URI: t.uri, Version: t.version, Hash: t.content, At: w.stamp(w.at(x).now())}
 	switch {
 	case !t.exists && (t.kind != existence || x%2 == 0):
 		u.Action, u.Version, u.Hash = ActionDelete, "", ""
@@ -277,7 +293,7 @@ func (w *world) reading(x int) reading {
 // begin starts to make d by a worker that holds a token.
 func (w *world) begin(d int, token Cursor) *making {
 	w.renders[d]++
-	return &making{d: d, began: w.g.now(), token: token, reads: map[int]reading{}}
+	return &making{d: d, began: w.at(d).now(), token: token, reads: map[int]reading{}}
 }
 
 // readSource reads the source page and what it lists.
@@ -340,7 +356,7 @@ func older(a, b string) bool { return len(a) < len(b) || len(a) == len(b) && a <
 // remake makes d at once, for a reader that found it gone.
 func (w *world) remake(d int) {
 	w.things[d].gone = false
-	m := w.begin(d, w.g.token())
+	m := w.begin(d, w.at(d).token())
 	m.deps, m.revision = w.deps(d), w.things[w.things[d].source].version
 	for _, x := range m.deps {
 		if t := w.things[x]; t.gone && t.rank >= w.things[d].rank {
@@ -357,16 +373,17 @@ func (w *world) drop(d int) {
 	t := w.things[d]
 	t.gone = true
 	w.note(d, "left its cache")
-	w.post(letter{Update: Update{URI: t.uri, Action: ActionPurge, At: w.stamp(w.g.now())}, x: d}, false)
+	w.post(letter{Update: Update{URI: t.uri, Action: ActionPurge, At: w.stamp(w.at(d).now())}, x: d}, false)
 }
 
 // deliver gives a letter to the hub.
 func (w *world) deliver(l letter) {
-	w.g.t.Helper()
+	g := w.at(l.x)
+	g.t.Helper()
 	w.hear()
-	res := w.g.apply(l.Update)
+	res := g.apply(l.Update)
 	w.note(l.x, "hub took %s version %q hash %q at %s token %s id %q: %+v, %s", l.Action, l.Version, l.Hash,
-		l.At.Format("15:04:05.000"), l.Token, l.ID, res, w.g.describe(l.URI))
+		l.At.Format("15:04:05.000"), l.Token, l.ID, res, g.describe(l.URI))
 	if res.Outdated+res.Duplicates > 0 {
 		return
 	}
@@ -376,7 +393,7 @@ func (w *world) deliver(l letter) {
 	switch {
 	case l.Action == ActionPurge:
 		t.toldOf = nil
-	case t.kind == rendering && w.g.resource(l.URI).Hash != l.Hash: // it overlapped with another, and was not taken
+	case t.kind == rendering && g.resource(l.URI).Hash != l.Hash: // it overlapped with another, and was not taken
 	case t.kind == rendering:
 		t.toldOf = l.madeOf
 	case l.is.change > t.told.change:
@@ -386,10 +403,12 @@ func (w *world) deliver(l letter) {
 
 // hear takes note of who was told.
 func (w *world) hear() {
-	for _, n := range w.g.heard[w.listened:] {
-		w.toldSince[n.URI] = w.toldSince[n.URI] || n.Kind == KindRefresh
+	for _, g := range w.hubs {
+		for _, n := range g.heard[w.listened[g]:] {
+			w.toldSince[n.URI] = w.toldSince[n.URI] || n.Kind == KindRefresh
+		}
+		w.listened[g] = len(g.heard)
 	}
-	w.listened = len(w.g.heard)
 }
 
 // newID names an update.
@@ -410,7 +429,7 @@ type shape struct {
 // build makes a world of primaries, of source pages, and of a rendering of each
 // source, in layers.
 func build(g *rig, rng *rand.Rand, s shape) *world {
-	w := &world{g: g, shape: s, rng: rng, tick: time.Millisecond, byURI: map[string]int{}, renders: map[int]int{}, toldSince: map[string]bool{}}
+	w := &world{g: g, hubs: []*rig{g}, listened: map[*rig]int{}, shape: s, rng: rng, tick: time.Millisecond, byURI: map[string]int{}, renders: map[int]int{}, toldSince: map[string]bool{}}
 	n := s.layers * s.width
 	for x := range s.primaries + 2*n {
 		t := &thing{kind: thingKind(rng.IntN(int(rendering))), uri: named(fmt.Sprint(x)), rev: 100 + 1000*x}
