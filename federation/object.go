@@ -1,0 +1,214 @@
+package federation
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"strconv"
+	"time"
+	"unicode/utf8"
+)
+
+// maxDepth bounds how deep the JSON of another hub nests: a document has objects
+// within a list within an object, and later ones may have some more.
+const maxDepth = 8
+
+// An object is a JSON object that another hub wrote. Its members are asked for by
+// name and kind; the first that is missing or of another kind is its fault, and the
+// rest of it is then not worth looking at. Unlike the decoder of structs it takes no
+// "Hub" for "hub".
+type object struct {
+	members map[string]any // numbers are json.Number
+	where   string         // what stands before the names of members in faults
+	fault   error
+}
+
+// readObject reads one JSON object. Unlike encoding/json alone it refuses a name
+// that stands twice, whose meaning would depend on the reader, and bytes that are not
+// UTF-8.
+// Source: RFC 7515 section 4, RFC 8725 sections 2.6 and 3.7.
+func readObject(b []byte) (*object, error) {
+	if !utf8.Valid(b) {
+		return nil, errors.New("it is not UTF-8")
+	}
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.UseNumber()
+	v, err := readValue(d, 0)
+	if err != nil {
+		return nil, err
+	}
+	members, ok := v.(map[string]any)
+	if !ok {
+		return nil, errors.New("it is not a JSON object")
+	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, errors.New("something follows the object")
+	}
+	return &object{members: members}, nil
+}
+
+// readValue reads one value, which stands so deep in others.
+func readValue(d *json.Decoder, depth int) (any, error) {
+	t, err := d.Token()
+	if err != nil {
+		return nil, errors.New("it is not JSON")
+	}
+	delim, ok := t.(json.Delim)
+	if !ok {
+		return t, nil
+	}
+	if depth == maxDepth {
+		return nil, fmt.Errorf("it nests deeper than %d", maxDepth)
+	}
+	members, list := map[string]any{}, []any{}
+	for d.More() {
+		name := ""
+		if delim == '{' {
+			t, err := d.Token()
+			if err != nil {
+				return nil, errors.New("it is not JSON")
+			}
+			name, _ = t.(string)
+			if _, twice := members[name]; twice {
+				return nil, fmt.Errorf("%.40q stands twice", name)
+			}
+		}
+		v, err := readValue(d, depth+1)
+		if err != nil {
+			return nil, err
+		}
+		if delim == '{' {
+			members[name] = v
+		} else {
+			list = append(list, v)
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return nil, errors.New("it is not JSON")
+	}
+	if delim == '[' {
+		return list, nil
+	}
+	return members, nil
+}
+
+func (o *object) has(name string) bool {
+	_, ok := o.members[name]
+	return ok
+}
+
+// fail notes a fault, if it is the first.
+func (o *object) fail(format string, args ...any) {
+	if o.fault == nil {
+		o.fault = fmt.Errorf(o.where+format, args...)
+	}
+}
+
+// text returns a member that is a text.
+func (o *object) text(name string) string {
+	s, ok := o.members[name].(string)
+	if !ok {
+		o.fail("%s is not a text", name)
+	}
+	return s
+}
+
+// optionalText returns a member that is a text, and "" if there is none.
+func (o *object) optionalText(name string) string {
+	if !o.has(name) {
+		return ""
+	}
+	return o.text(name)
+}
+
+// list returns a member that is a list of at most most values.
+func (o *object) list(name string, most int) []any {
+	list, ok := o.members[name].([]any)
+	if !ok {
+		o.fail("%s is not a list", name)
+	}
+	if len(list) > most {
+		o.fail("%s has more than %d values", name, most)
+		return nil
+	}
+	return list
+}
+
+// texts returns a member that is a list of at most most texts.
+func (o *object) texts(name string, most int) []string {
+	list := o.list(name, most)
+	out := make([]string, len(list))
+	for i, v := range list {
+		var ok bool
+		if out[i], ok = v.(string); !ok {
+			o.fail("%s[%d] is not a text", name, i)
+		}
+	}
+	return out
+}
+
+// wholes returns a member that is a list of at most most whole numbers.
+func (o *object) wholes(name string, most int) []int {
+	list := o.list(name, most)
+	out := make([]int, len(list))
+	for i, v := range list {
+		out[i] = o.toWhole(fmt.Sprintf("%s[%d]", name, i), v)
+	}
+	return out
+}
+
+// whole returns a member that is a whole number.
+func (o *object) whole(name string) int { return o.toWhole(name, o.members[name]) }
+
+func (o *object) toWhole(name string, v any) int {
+	n, _ := v.(json.Number)
+	i, err := strconv.Atoi(n.String())
+	if err != nil {
+		o.fail("%s is not a whole number", name)
+	}
+	return i
+}
+
+// object returns a member that is an object. Its faults are noted by [object.take].
+func (o *object) object(name string) *object { return o.toObject(name, o.members[name]) }
+
+func (o *object) toObject(name string, v any) *object {
+	members, ok := v.(map[string]any)
+	if !ok {
+		o.fail("%s is not an object", name)
+	}
+	return &object{members: members, where: o.where + name + "."}
+}
+
+// take makes the fault of a part that of the whole.
+func (o *object) take(part *object) {
+	if o.fault == nil {
+		o.fault = part.fault
+	}
+}
+
+// maxDate is the latest time a token may name, in seconds of Unix time: the year
+// 9999. The library makes nonsense of what does not fit a whole number.
+const maxDate = 253402300799
+
+// date returns a member that is a time, and zero if there is none.
+func (o *object) date(name string) time.Time {
+	if !o.has(name) {
+		return time.Time{}
+	}
+	n, ok := o.members[name].(json.Number)
+	if !ok {
+		o.fail("%s is not a number", name)
+		return time.Time{}
+	}
+	f, err := n.Float64()
+	if err != nil || !(f > 0 && f <= maxDate) {
+		o.fail("%s does not lie between 1970 and 9999", name)
+		return time.Time{}
+	}
+	seconds, part := math.Modf(f)
+	return time.Unix(int64(seconds), int64(part*float64(time.Second)))
+}
