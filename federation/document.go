@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -30,8 +31,8 @@ const (
 	// maxEndpoints bounds the endpoints, of which later versions may have more.
 	maxEndpoints = 32
 	// minBody is the least that a hub must take in one body, in bytes: an operation
-	// with the longest URI, escaped.
-	minBody = 16 << 10
+	// with the longest URI, of 2 KiB.
+	minBody = 4 << 10
 )
 
 // The endpoints that a hub of version 1 has.
@@ -140,6 +141,10 @@ func (d *Document) keysFault() error {
 // endpointName is how an endpoint is called.
 var endpointName = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
 
+func endpointNameFault(name string) error {
+	return fmt.Errorf("endpoints: %.40q is not a name of up to 32 lower-case letters, digits and -", name)
+}
+
 // endpointsFault looks at where a hub sends its peers: with a token in their hands,
 // and so nowhere but to itself.
 func (d *Document) endpointsFault() error {
@@ -151,9 +156,10 @@ func (d *Document) endpointsFault() error {
 			return fmt.Errorf("endpoints.%s is missing", name)
 		}
 	}
-	for name, url := range d.Endpoints {
+	for _, name := range slices.Sorted(maps.Keys(d.Endpoints)) {
+		url := d.Endpoints[name]
 		if !endpointName.MatchString(name) {
-			return fmt.Errorf("endpoints: %.40q is not a name of up to 32 lower-case letters, digits and -", name)
+			return endpointNameFault(name)
 		}
 		if err := graph.CheckURI(url); err != nil {
 			return fmt.Errorf("endpoints.%s: %w", name, err)
@@ -232,7 +238,11 @@ func (d *Document) read(o *object) {
 	}
 	endpoints := o.object("endpoints")
 	d.Endpoints = make(map[string]string, len(endpoints.members))
-	for name := range endpoints.members {
+	for _, name := range slices.Sorted(maps.Keys(endpoints.members)) {
+		if !endpointName.MatchString(name) {
+			o.fail("%w", endpointNameFault(name))
+			return
+		}
 		d.Endpoints[name] = endpoints.text(name)
 	}
 	o.take(endpoints)
