@@ -85,6 +85,25 @@ func TestADocumentThatOthersWouldRefuseIsNotWritten(t *testing.T) {
 	}
 }
 
+func TestAHubThatSaysTooMuchOfItselfIsToldBeforeItIsServed(t *testing.T) {
+	for _, c := range []struct {
+		want   string
+		change func(*Document)
+	}{
+		{"versions: more than 16", func(d *Document) { d.Versions = slices.Repeat([]int{1}, maxVersions+1) }},
+		{"authority: more than 1000 prefixes", func(d *Document) { d.Authority = slices.Repeat([]string{"urn:isbn"}, maxAuthority+1) }},
+		{"keys: 33 keys", func(d *Document) { d.Keys = slices.Repeat(d.Keys[:1], maxDocumentKeys+1) }},
+		{`endpoints: "Ack" is not a name`, func(d *Document) { d.Endpoints["Ack"] = d.Endpoints["ack"] }},
+		{"versions: the hub speaks [], and this one 1", func(d *Document) { *d = Document{} }},
+	} {
+		d := testDocument()
+		c.change(d)
+		if err := d.Check(); !errors.Is(err, ErrDocument) || !strings.Contains(err.Error(), c.want) {
+			t.Errorf("got %v, want %q", err, c.want)
+		}
+	}
+}
+
 // badDocument is a document that must be refused, and what the refusal says.
 type badDocument struct{ name, text, want string }
 
