@@ -7,5 +7,5 @@
 // with another one: whoever takes over a name does not take over the trust in it. A
 // [Document] shows the keys to everybody; reading one makes nobody a peer.
 //
-// Imports graph, and federation/follow for the streams of peers. Starts no goroutine.
+// Imports graph, for what is a URI and a prefix, and internal/strictjson. Starts no goroutine.
 package federation

@@ -1,15 +1,13 @@
 package federation
 
 import (
-	"bytes"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"math"
 	"strconv"
 	"time"
-	"unicode/utf8"
+
+	"github.com/freshwire/freshwire/internal/strictjson"
 )
 
 // maxDepth bounds how deep the JSON of another hub nests: a document has objects
@@ -26,73 +24,13 @@ type object struct {
 	fault   error
 }
 
-// readObject reads one JSON object. Unlike encoding/json alone it refuses a name
-// that stands twice, whose meaning would depend on the reader, and bytes that are not
-// UTF-8.
-// Source: RFC 7515 section 4, RFC 8725 sections 2.6 and 3.7.
+// readObject reads one JSON object.
 func readObject(b []byte) (*object, error) {
-	if !utf8.Valid(b) {
-		return nil, errors.New("it is not UTF-8")
-	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	v, err := readValue(d, 0)
+	members, err := strictjson.Object(b, maxDepth)
 	if err != nil {
 		return nil, err
 	}
-	members, ok := v.(map[string]any)
-	if !ok {
-		return nil, errors.New("it is not a JSON object")
-	}
-	if _, err := d.Token(); !errors.Is(err, io.EOF) {
-		return nil, errors.New("something follows the object")
-	}
 	return &object{members: members}, nil
-}
-
-// readValue reads one value, which stands so deep in others.
-func readValue(d *json.Decoder, depth int) (any, error) {
-	t, err := d.Token()
-	if err != nil {
-		return nil, errors.New("it is not JSON")
-	}
-	delim, ok := t.(json.Delim)
-	if !ok {
-		return t, nil
-	}
-	if depth == maxDepth {
-		return nil, fmt.Errorf("it nests deeper than %d", maxDepth)
-	}
-	members, list := map[string]any{}, []any{}
-	for d.More() {
-		name := ""
-		if delim == '{' {
-			t, err := d.Token()
-			if err != nil {
-				return nil, errors.New("it is not JSON")
-			}
-			name, _ = t.(string)
-			if _, twice := members[name]; twice {
-				return nil, fmt.Errorf("%.40q stands twice", name)
-			}
-		}
-		v, err := readValue(d, depth+1)
-		if err != nil {
-			return nil, err
-		}
-		if delim == '{' {
-			members[name] = v
-		} else {
-			list = append(list, v)
-		}
-	}
-	if _, err := d.Token(); err != nil {
-		return nil, errors.New("it is not JSON")
-	}
-	if delim == '[' {
-		return list, nil
-	}
-	return members, nil
 }
 
 func (o *object) has(name string) bool {

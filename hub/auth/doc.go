@@ -18,5 +18,5 @@
 //
 // Source: RFC 7515, 7517, 7519, 7638, 8037, 8725, 9068.
 //
-// Imports graph, for what a URI prefix covers.
+// Imports graph, for what a URI prefix covers, and internal/strictjson.
 package auth

@@ -15,6 +15,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/freshwire/freshwire/internal/strictjson"
 )
 
 const (
@@ -53,7 +55,7 @@ func ParseKeySet(b []byte) (KeySet, error) {
 	if len(b) > MaxKeySet {
 		return nil, fmt.Errorf("key set: more than %d bytes", MaxKeySet)
 	}
-	object, err := readObject(b)
+	object, err := strictjson.Object(b, maxDepth)
 	if err != nil {
 		return nil, fmt.Errorf("key set: %w", err)
 	}

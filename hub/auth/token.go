@@ -14,6 +14,8 @@ import (
 
 	"github.com/golang-jwt/jwt/v5"
 	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/freshwire/freshwire/internal/strictjson"
 )
 
 const (
@@ -182,7 +184,7 @@ func open(token string) (header, claims map[string]any, err error) {
 			return nil, nil, bad(Malformed, "part %d is not base64url", i+1)
 		}
 		if i < len(objects) {
-			if objects[i], err = readObject(b); err != nil {
+			if objects[i], err = strictjson.Object(b, maxDepth); err != nil {
 				return nil, nil, bad(Malformed, "part %d: %v", i+1, err)
 			}
 		}

@@ -16,12 +16,12 @@ var may = map[string][]string{
 	"hub": {"federation", "subscriptions", "subscriptions/claim", "subscriptions/delivery", "subscriptions/sink", "subscriptions/websub",
 		"digest", "graph", "graph/backup", "graph/bulk",
 		"hub/auth", "hub/client", "hub/mediawiki", "hub/outbound"},
-	"hub/auth":               {"graph"},
+	"hub/auth":               {"graph", "internal/strictjson"},
 	"hub/client":             {"federation/follow"},
 	"hub/bench":              {"hub/client"},
 	"hub/mediawiki":          {"hub/client"},
 	"hub/outbound":           {},
-	"federation":             {"federation/follow", "graph"},
+	"federation":             {"federation/follow", "graph", "internal/strictjson"},
 	"federation/follow":      {},
 	"subscriptions":          {"graph"},
 	"digest":                 {"graph", "graph/bulk"},
@@ -38,6 +38,7 @@ var may = map[string][]string{
 
 	"internal/bubble":        {},
 	"internal/house":         {},
+	"internal/strictjson":    {},
 	"internal/house/mutants": {},
 	"internal/house/slowest": {},
 }
