@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -196,7 +197,7 @@ func checkAuthority(own []string, peers []Territory, schemes []string) error {
 
 // SetAuthority says for what this hub speaks, and for what its peers do; of a URI the
 // longest prefix decides. What somebody depends on and a peer speaks for becomes a
-// mirror of what the peer has, and the peer is to be told ([Store.InterestOps]); what
+// mirror of what the peer has, and the peer is to be told ([Store.Ops]); what
 // no peer speaks for any more ceases to be one. A peer that is not named any more is
 // forgotten, and what it wanted to hear too. It returns when all is durable, which on
 // a large graph takes a look at each resource under a peer's prefixes; if ctx ends
@@ -298,74 +299,55 @@ func (s *Store) AuditMirrors(ctx context.Context, peer string) (mended int, err 
 // auditPrefix looks at every resource under a prefix.
 func (s *Store) auditPrefix(ctx context.Context, p PeerID, prefix string) (mended int, err error) {
 	from := uriKey(prefix)
-	end := after(from)
-	type found struct {
-		id  ID
-		uri string
-	}
-	for {
-		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: end})
-		if err != nil {
-			return mended, err
+	return s.auditKeys(ctx, from, after(from), func(t *txn, key, value []byte) bool {
+		uri := string(key[1:])
+		if !UnderPrefix(uri, prefix) {
+			return false
 		}
-		var part []found
-		for it.First(); it.Valid() && len(part) < auditStep; it.Next() {
-			if uri := string(it.Key()[1:]); UnderPrefix(uri, prefix) {
-				part = append(part, found{parseID(it.Value()), uri})
-			}
-			from = append(bytes.Clone(it.Key()), 0)
-		}
-		more := it.Valid()
-		if err := errors.Join(it.Error(), it.Close()); err != nil {
-			return mended, err
-		}
-		n := 0
-		err = s.relieve(ctx, func(t *txn) {
-			n = 0
-			for _, f := range part {
-				if id, ok := t.find(f.uri); ok && id == f.id && t.auditMirror(p, f.id, f.uri) {
-					n++
-				}
-			}
-		})
-		mended += n
-		if err != nil || !more {
-			return mended, err
-		}
-	}
+		id, ok := t.find(uri)
+		return ok && id == parseID(value) && t.auditMirror(p, id, uri)
+	})
 }
 
 // auditRows calls f with each resource that there is a mirror's row of.
 func (s *Store) auditRows(ctx context.Context, p PeerID, f func(t *txn, id ID) (mended bool)) (mended int, err error) {
 	prefix := peerKey(peerMirror, p)
-	for from, end := prefix, after(prefix); ; {
+	return s.auditKeys(ctx, prefix, after(prefix), func(t *txn, key, _ []byte) bool { return f(t, parseID(key[len(prefix):])) })
+}
+
+// auditKeys calls look with each key in a range and its value, a part at a time, in
+// commits of their own. What moved since it was read is for look to find out.
+func (s *Store) auditKeys(ctx context.Context, from, end []byte, look func(t *txn, key, value []byte) (mended bool)) (mended int, err error) {
+	for more := true; more; {
 		it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: end})
 		if err != nil {
 			return mended, err
 		}
-		var part []ID
+		var part [][2][]byte
 		for it.First(); it.Valid() && len(part) < auditStep; it.Next() {
-			part = append(part, parseID(it.Key()[len(prefix):]))
-			from = append(bytes.Clone(it.Key()), 0)
+			part = append(part, [2][]byte{bytes.Clone(it.Key()), bytes.Clone(it.Value())})
 		}
-		more := it.Valid()
+		if more = it.Valid(); more {
+			from = bytes.Clone(it.Key())
+		}
 		if err := errors.Join(it.Error(), it.Close()); err != nil {
 			return mended, err
 		}
 		n := 0
 		err = s.relieve(ctx, func(t *txn) {
 			n = 0
-			for _, id := range part {
-				if f(t, id) {
+			for _, kv := range part {
+				if look(t, kv[0], kv[1]) {
 					n++
 				}
 			}
 		})
 		mended += n
-		if err != nil || !more {
+		if err != nil {
 			return mended, err
 		}
 	}
+	return mended, nil
 }
 
 // auditMirror makes id a mirror of p, or ends that it is, as it ought to be.
@@ -392,19 +374,16 @@ func (t *txn) auditMirror(p PeerID, id ID, uri string) (mended bool) {
 
 // forgetStrangers drops what was kept for peers that are not named any more.
 func (s *Store) forgetStrangers(ctx context.Context) error {
+	gone := map[string]PeerID{}
 	s.mu.RLock()
-	var gone []string
 	for name, n := range s.peers.numbers {
 		if _, named := s.authority.Load().names[n]; !named {
-			gone = append(gone, name)
+			gone[name] = n
 		}
 	}
 	s.mu.RUnlock()
-	slices.Sort(gone)
-	for _, name := range gone {
-		s.mu.RLock()
-		p := s.peers.numbers[name]
-		s.mu.RUnlock()
+	for _, name := range slices.Sorted(maps.Keys(gone)) {
+		p := gone[name]
 		_, err := s.auditRows(ctx, p, func(t *txn, id ID) bool {
 			t.lower(p, id)
 			return true

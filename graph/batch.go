@@ -200,7 +200,8 @@ type batch struct {
 	publisher string
 	quota     Quota
 	items     []prepared
-	collects  uint64 // ids were looked up after so many had been given back
+	collects  uint64     // ids were looked up after so many had been given back
+	authority *authority // which let the updates pass
 	refused   error
 }
 
@@ -209,12 +210,12 @@ func (s *Store) prepareAll(now time.Time, publisher string, us []Update) (*batch
 	s.mu.RLock()
 	b.collects = s.collects.Load()
 	s.mu.RUnlock()
-	a := s.authority.Load()
+	b.authority = s.authority.Load()
 	for i := range us {
 		if field, reason := us[i].validate(now); field != "" {
 			return nil, &InvalidError{Item: i, Field: field, Reason: reason}
 		}
-		if reason := a.foreign(us[i].URI); reason != "" {
+		if reason := b.authority.foreign(us[i].URI); reason != "" {
 			return nil, &InvalidError{Item: i, Field: "uri", Reason: reason}
 		}
 		if err := us[i].checkURIs(s.o.Schemes); err != nil {
@@ -230,6 +231,14 @@ func (s *Store) prepareAll(now time.Time, publisher string, us []Update) (*batch
 
 func (b *batch) into(res *Result) func(t *txn) {
 	return func(t *txn) {
+		if a := t.s.authority.Load(); a != b.authority { // a peer may speak for one of them now
+			for i := range b.items {
+				if reason := a.foreign(b.items[i].URI); reason != "" {
+					b.refused = &InvalidError{Item: i, Field: "uri", Reason: reason}
+					return
+				}
+			}
+		}
 		if b.collects != t.s.collects.Load() { // an id may belong to another resource now
 			for i := range b.items {
 				p := &b.items[i]

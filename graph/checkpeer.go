@@ -12,13 +12,27 @@ import (
 // What is damaged of it comes back from the peers, so everything but their numbers can
 // be made good: a mirror that is gone by looking at all of them when the program names its
 // peers next, an interest by the comparison with the peer.
+//
+// The keys come in such an order that what is asked of a peer is counted before what is
+// said of it.
 func (c *checker) checkPeers() error {
-	for _, step := range []func() error{c.checkPeerValues, c.checkMirrorRows, c.checkMirrorBits, c.checkInterests} {
-		if err := step(); err != nil {
-			return err
-		}
+	p := peerCheck{checker: c, interests: map[PeerID]int64{}}
+	if err := c.scan([]byte{spacePeer}, p.key); err != nil {
+		return err
 	}
-	return nil
+	if p.above > p.newest {
+		c.found([]byte{spacePeer, peerCounter}, 0, fmt.Sprintf("levels go up to %d, and it is %d", p.above, p.newest), func() {
+			c.set([]byte{spacePeer, peerCounter}, binary.BigEndian.AppendUint64(nil, p.above))
+		})
+	}
+	return c.checkMirrorBits()
+}
+
+// peerCheck is what the check of the keys of peers learns on its way.
+type peerCheck struct {
+	*checker
+	interests     map[PeerID]int64
+	newest, above uint64 // level there is said to be, and there is
 }
 
 // peerOf reads the number of a peer from a key; 0 if the key has another length.
@@ -29,80 +43,120 @@ func peerOf(k []byte, rest int) PeerID {
 	return PeerID(binary.BigEndian.Uint32(k[2:]))
 }
 
-// checkPeerValues reads the values of which there is one, or one for each peer.
-func (c *checker) checkPeerValues() error {
-	remove := func(k []byte) func() {
-		key := bytes.Clone(k)
-		return func() { c.delete(key) }
+// key looks at one key of the space of peers.
+func (c *peerCheck) key(k, v []byte) error {
+	key := bytes.Clone(k)
+	if len(key) < 2 {
+		c.badKey(key)
+		return nil
 	}
-	return c.scan([]byte{spacePeer}, func(k, v []byte) error {
-		if len(k) < 2 {
-			c.badKey(k)
-			return nil
+	kind, p := key[1], PeerID(0)
+	switch kind {
+	case peerSession, peerClient:
+		p = peerOf(key, 0)
+	case peerMirror:
+		p = peerOf(key, idSize)
+	case peerOp, peerLevel:
+		p = peerOf(key, 8)
+	}
+	var err error
+	switch {
+	case kind == peerNumber && len(key) > 2:
+		if len(v) != 4 {
+			c.found(key, 0, "it is no number of a peer", nil)
 		}
-		var err error
-		switch kind := k[1]; kind {
-		case peerMirror, peerInterest, peerLevel: // are looked at on their own
-			return nil
-		case peerNumber:
-			if len(v) != 4 || len(k) == 2 {
-				c.found(k, 0, "it is no number of a peer", nil)
-			}
-			return nil
-		case peerAuthority:
-			err = json.Unmarshal(v, new(authorityRecord))
-		case peerSession:
-			_, err = decodeSession(v)
-		case peerClient:
-			_, err = decodeClient(v)
-		case peerOp:
-			_, _, err = decodeOp(v)
-		case peerCounter:
-			if len(v) != 8 {
-				err = errors.New("it is no number of 8 bytes")
-			}
-		default:
-			c.badKey(k)
-			return nil
+	case kind == peerAuthority && len(key) == 2:
+		err = json.Unmarshal(v, new(authorityRecord))
+	case kind == peerCounter && len(key) == 2:
+		if len(v) != 8 {
+			err = errors.New("it is no number of 8 bytes")
+		} else {
+			c.newest = binary.BigEndian.Uint64(v)
 		}
-		keyed := k[1] == peerAuthority || k[1] == peerCounter
-		if keyed && len(k) != 2 || k[1] == peerOp && peerOf(k, 8) == 0 || !keyed && k[1] != peerOp && peerOf(k, 0) == 0 {
-			c.badKey(k)
-		} else if err != nil {
-			c.found(k, 0, fmt.Sprintf("what is kept of a peer does not decode: %v", err), remove(k))
-		}
-		return c.flushLarge()
-	})
+	case kind == peerInterest && len(key) == 2+idSize+4:
+		c.interest(key, v)
+	case p == 0:
+		c.badKey(key)
+	case kind == peerLevel:
+		c.level(key, v, p)
+	case kind == peerMirror:
+		c.mirror(key, v)
+	case kind == peerSession:
+		_, err = decodeSession(v)
+	case kind == peerOp:
+		_, _, err = decodeOp(v)
+	case kind == peerClient:
+		err = c.client(key, v, p)
+	}
+	if err != nil {
+		c.found(key, 0, fmt.Sprintf("what is kept of a peer does not decode: %v", err), func() { c.delete(key) })
+	}
+	return c.flushLarge()
 }
 
-// checkMirrorRows: what is said to be heard of from a peer is a mirror by its state.
-func (c *checker) checkMirrorRows() error {
-	return c.scan([]byte{spacePeer, peerMirror}, func(k, v []byte) error {
-		key := bytes.Clone(k)
-		p := peerOf(k, idSize)
-		if p == 0 {
-			c.badKey(k)
-			return nil
+// mirror: what is said to be heard of from a peer is a mirror by its state.
+func (c *peerCheck) mirror(key, v []byte) {
+	id := parseID(key[6:])
+	if !c.named.has(id) {
+		c.found(key, 0, fmt.Sprintf("resource %d, which is to be heard of from a peer, does not exist", id), func() { c.delete(key) })
+		return
+	}
+	c.mirrors.add(id)
+	if _, err := decodeMirror(v); err != nil {
+		c.found(key, id, err.Error(), func() {
+			m := mirror{}
+			c.set(key, m.append(nil))
+		})
+	} else if w := c.col.get(id); !w.is(wordMirror) {
+		c.found(key, id, "it is heard of from a peer, and no mirror by its state", func() { c.col.put(id, w.with(wordMirror, true)) })
+	}
+}
+
+// interest: its level is there to be told.
+func (c *peerCheck) interest(key, v []byte) {
+	id, p := parseID(key[2:]), PeerID(binary.BigEndian.Uint32(key[2+idSize:]))
+	i, err := decodeInterest(v)
+	if err == nil {
+		level, _, broken := c.get(peerSeqKey(peerLevel, p, i.sver))
+		check(broken)
+		if len(level) != idSize || parseID(level) != id {
+			err = errors.New("the level that is to be told is not there")
 		}
-		id := parseID(k[6:])
-		_, err := decodeMirror(v)
-		switch {
-		case !c.named.has(id):
-			c.found(key, 0, fmt.Sprintf("resource %d, which is to be heard of from a peer, does not exist", id), func() { c.delete(key) })
-		case err != nil:
-			c.mirrors.add(id)
-			c.found(key, id, err.Error(), func() {
-				m := mirror{}
-				c.set(key, m.append(nil))
-			})
-		default:
-			c.mirrors.add(id)
-			if w := c.col.get(id); !w.is(wordMirror) {
-				c.found(key, id, "it is heard of from a peer, and no mirror by its state", func() { c.col.put(id, w.with(wordMirror, true)) })
-			}
+	}
+	if !c.named.has(id) {
+		err = errors.New("the resource does not exist")
+	}
+	if err != nil {
+		c.found(key, 0, fmt.Sprintf("peer %d wants to hear of resource %d: %v", p, id, err), func() { c.delete(key) })
+		return
+	}
+	c.interests[p]++
+}
+
+// level: somebody wants to hear it.
+func (c *peerCheck) level(key, v []byte, p PeerID) {
+	sver := parseSeq(key[6:])
+	c.above = max(c.above, sver)
+	if len(v) == idSize {
+		i, ok, err := c.get(interestKey(parseID(v), p))
+		check(err)
+		if told, err := decodeInterest(i); ok && err == nil && told.sver == sver {
+			return
 		}
-		return c.flushLarge()
-	})
+	}
+	c.found(key, 0, "it is to be told, and nobody wants to hear it", func() { c.delete(key) })
+}
+
+// client: a peer wants to hear of as many as it is said to.
+func (c *peerCheck) client(key, v []byte, p PeerID) error {
+	is, err := decodeClient(v)
+	if err == nil && is.interests != c.interests[p] {
+		c.found(key, 0, fmt.Sprintf("the peer is said to want to hear of %d resources, and does of %d", is.interests, c.interests[p]), func() {
+			is.interests = c.interests[p]
+			c.set(key, is.append(nil))
+		})
+	}
+	return err
 }
 
 // checkMirrorBits: of what is a mirror by its state a peer is asked.
@@ -135,91 +189,6 @@ func (c *checker) unsettlePeers() {
 	v, err = json.Marshal(rec)
 	check(err)
 	c.set(key, v)
-}
-
-// checkInterests: an interest and its level belong together, and a peer has as many as
-// it is said to have.
-func (c *checker) checkInterests() error {
-	have := map[PeerID]int64{}
-	err := c.scan([]byte{spacePeer, peerInterest}, func(k, v []byte) error {
-		key := bytes.Clone(k)
-		if len(k) != 2+idSize+4 {
-			c.badKey(k)
-			return nil
-		}
-		id, p := parseID(k[2:]), PeerID(binary.BigEndian.Uint32(k[2+idSize:]))
-		i, err := decodeInterest(v)
-		if err == nil {
-			var level []byte
-			level, _, err = c.get(peerSeqKey(peerLevel, p, i.sver))
-			check(err)
-			if len(level) != idSize || parseID(level) != id {
-				err = errors.New("the level that is to be told is not there")
-			}
-		}
-		if !c.named.has(id) {
-			err = errors.New("the resource does not exist")
-		}
-		if err != nil {
-			c.found(key, 0, fmt.Sprintf("peer %d wants to hear of resource %d: %v", p, id, err), func() { c.delete(key) })
-			return c.flushLarge()
-		}
-		have[p]++
-		return c.flushLarge()
-	})
-	if err != nil {
-		return err
-	}
-	if err := c.checkLevels(); err != nil {
-		return err
-	}
-	return c.scan([]byte{spacePeer, peerClient}, func(k, v []byte) error {
-		key := bytes.Clone(k)
-		if client, err := decodeClient(v); err == nil && client.interests != have[peerOf(k, 0)] {
-			c.found(key, 0, fmt.Sprintf("the peer is said to want to hear of %d resources, and does of %d", client.interests, have[peerOf(k, 0)]), func() {
-				client.interests = have[peerOf(key, 0)]
-				c.set(key, client.append(nil))
-			})
-		}
-		return nil
-	})
-}
-
-func (c *checker) checkLevels() error {
-	var newest uint64
-	if v, ok, err := c.get([]byte{spacePeer, peerCounter}); err != nil {
-		return err
-	} else if ok && len(v) == 8 {
-		newest = binary.BigEndian.Uint64(v)
-	}
-	above := newest
-	err := c.scan([]byte{spacePeer, peerLevel}, func(k, v []byte) error {
-		key := bytes.Clone(k)
-		p := peerOf(k, 8)
-		if p == 0 {
-			c.badKey(k)
-			return nil
-		}
-		sver := binary.BigEndian.Uint64(k[6:])
-		above = max(above, sver)
-		wanted := false
-		if len(v) == idSize {
-			i, ok, err := c.get(interestKey(parseID(v), p))
-			check(err)
-			told, err := decodeInterest(i)
-			wanted = ok && err == nil && told.sver == sver
-		}
-		if !wanted {
-			c.found(key, 0, "it is to be told, and nobody wants to hear it", func() { c.delete(key) })
-		}
-		return c.flushLarge()
-	})
-	if above > newest {
-		c.found([]byte{spacePeer, peerCounter}, 0, fmt.Sprintf("levels go up to %d, and it is %d", above, newest), func() {
-			c.set([]byte{spacePeer, peerCounter}, binary.BigEndian.AppendUint64(nil, above))
-		})
-	}
-	return err
 }
 
 // spellPeerKey writes a key of the space of peers as doc.go draws it.

@@ -15,7 +15,7 @@
 // dependents becomes a job: a durable position in the list of dependents, which
 // moves on between small updates.
 //
-// Keys, with ids as 5 bytes and numbers as 8, big-endian:
+// Keys, with ids as 5 bytes, peers as 4 and numbers as 8, big-endian:
 //
 //	M name           → format, epoch, ends of the journal
 //	U uri            → id

@@ -25,9 +25,6 @@ func (s *Store) EditDependencies(ctx context.Context, publisher, uri string, e E
 	if err := u.checkURIs(s.o.Schemes); err != nil {
 		return c, &InvalidError{Field: err.field, Reason: err.reason}
 	}
-	if reason := s.authority.Load().foreign(uri); reason != "" {
-		return c, &InvalidError{Field: "uri", Reason: reason}
-	}
 	do := s.do
 	if len(e.Add) == 0 {
 		do = s.relieve
@@ -48,6 +45,9 @@ func (s *Store) EditDependencies(ctx context.Context, publisher, uri string, e E
 
 // editEdges gives no id away before it knows that nothing is refused.
 func (t *txn) editEdges(publisher string, quota Quota, uri string, e EdgeEdit) error {
+	if reason := t.s.authority.Load().foreign(uri); reason != "" {
+		return &InvalidError{Field: "uri", Reason: reason}
+	}
 	var ids []ID
 	id, known := t.find(uri)
 	if known && !e.Clear {

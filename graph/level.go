@@ -124,6 +124,9 @@ func (s *Store) Register(ctx context.Context, peer string, r Registration, limit
 	if len(r.Ops) > MaxOps {
 		return res, &InvalidError{Item: MaxOps, Field: "ops", Reason: fmt.Sprintf("more than %d", MaxOps)}
 	}
+	if r.Generation > maxLevel || r.Base > maxLevel {
+		return res, &InvalidError{Field: "base", Reason: "a generation or a base is more than 2^62"}
+	}
 	for i, op := range r.Ops {
 		if op.N != r.Base+uint64(i)+1 {
 			return res, &InvalidError{Item: i, Field: "n", Reason: "the numbers of ops are not those after base, one by one"}
@@ -294,11 +297,11 @@ func (t *txn) dropClient(p PeerID) (more bool) {
 
 // levelOf is what is told of a resource with this row and word.
 func levelOf(r *row, w word) Level {
-	l := Level{Type: r.typ, Heard: r.is(rowHeard), Unsettled: w.unsettled()}
-	if !l.Heard {
+	if !r.is(rowHeard) {
 		return Level{}
 	}
-	l.Known, l.Cver, l.Hash, l.ChangedAt = r.is(rowKnown), r.changed, r.hash, time.UnixMicro(r.changedAt).UTC()
+	l := Level{Type: r.typ, Heard: true, Known: r.is(rowKnown), Unsettled: w.unsettled(),
+		Cver: r.changed, Hash: r.hash, ChangedAt: time.UnixMicro(r.changedAt).UTC()}
 	// Of an artefact the version is that of its source: merged levels would make the
 	// same revision match a wrong rendering.
 	if !r.is(rowArtefact) || r.deleted() {

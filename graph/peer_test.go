@@ -506,3 +506,50 @@ func TestDamagedRowsOfPeersAreFoundAndMended(t *testing.T) {
 		})
 	}
 }
+
+func TestAnUpdateThatWaitsWhilePeersAreNamedIsRefusedWhole(t *testing.T) {
+	g := newRig(t, Options{})
+	b, err := g.s.prepareAll(g.now(), "", []Update{
+		{ID: "1", URI: named("A"), Version: "1", At: g.now()},
+		{ID: "2", URI: foreign("X"), Version: "1", At: g.now()},
+	})
+	g.boundary("prepare", err)
+	g.appointOther()
+	before := g.dump()
+	var res Result
+	g.boundary("apply", g.commit(b.into(&res)))
+	var invalid *InvalidError
+	if !errors.As(b.refused, &invalid) || invalid.Item != 1 || res.Accepted != 0 {
+		t.Errorf("%+v, %v", res, b.refused)
+	}
+	g.loop(func(ctx context.Context, s *Store) {
+		if _, err := s.EditDependencies(ctx, "", foreign("X"), EdgeEdit{Add: []string{named("A")}}); !errors.As(err, &invalid) || invalid.Field != "uri" {
+			t.Errorf("edges of what a peer speaks for: %v", err)
+		}
+	})
+	if after := g.dump(); after != before {
+		t.Errorf("something was applied:\n%s\nbefore:\n%s", after, before)
+	}
+}
+
+func TestNumbersThatNoHubReachesAreRefused(t *testing.T) {
+	g := newNeighbour(t)
+	g.render("D", "", "d", noToken, madeOf("1"))
+	was, _ := g.ops(other, 10)
+	g.misfit(other, &GapError{Generation: 1<<64 - 1})
+	if c, _ := g.ops(other, 10); c.Generation != was.Generation {
+		t.Errorf("generation %d became %d", was.Generation, c.Generation)
+	}
+	g.loop(func(ctx context.Context, s *Store) {
+		for _, r := range []Registration{{Epoch: 7, Generation: 1 << 63}, {Epoch: 7, Generation: 1, Base: 1 << 63}} {
+			var invalid *InvalidError
+			if _, err := s.Register(ctx, other, r, 10); !errors.As(err, &invalid) {
+				t.Errorf("%+v: %v", r, err)
+			}
+		}
+		var invalid *InvalidError
+		if _, err := s.Hear(ctx, other, 7, nil, 1<<63); !errors.As(err, &invalid) {
+			t.Errorf("a position that is none: %v", err)
+		}
+	})
+}
