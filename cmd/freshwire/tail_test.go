@@ -21,9 +21,11 @@ import (
 // A told hub tells what each connection is scripted to, and then ends it if
 // another one is to come.
 type toldHub struct {
-	t     *testing.T
-	told  []string
-	asked []string // query | Last-Event-ID of each connection
+	t    *testing.T
+	told []string
+
+	mu    sync.Mutex // a reader may come again before its last answer ends
+	asked []string   // query | Last-Event-ID of each connection
 
 	newest int // place in the journal, for who asks
 }
@@ -33,15 +35,18 @@ func (h *toldHub) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"token":"5f3a0000.%d"}`, h.newest)
 		return
 	}
+	h.mu.Lock()
 	h.asked = append(h.asked, r.URL.RawQuery+" | "+r.Header.Get("Last-Event-ID"))
-	if len(h.asked) > len(h.told) {
-		h.t.Errorf("connection %d was not expected", len(h.asked))
+	connection := len(h.asked)
+	h.mu.Unlock()
+	if connection > len(h.told) {
+		h.t.Errorf("connection %d was not expected", connection)
 		return
 	}
 	w.Header().Set("Content-Type", "text/event-stream")
-	io.WriteString(w, "retry: 100\n\n"+h.told[len(h.asked)-1])
+	io.WriteString(w, "retry: 100\n\n"+h.told[connection-1])
 	http.NewResponseController(w).Flush()
-	if len(h.asked) == len(h.told) {
+	if connection == len(h.told) {
 		<-r.Context().Done()
 	}
 }
