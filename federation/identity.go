@@ -47,9 +47,13 @@ type Identity struct {
 // OpenIdentity reads the key of the hub with that public URL from a folder of keys,
 // and makes one, durably, if there is none. A file that is there and holds no such key
 // is an error that names it: a new key in its place would lose the trust of all peers.
+// A nil disk is the machine's.
 func OpenIdentity(disk vfs.FS, folder, hub string) (*Identity, error) {
 	if err := CheckHub(hub); err != nil {
 		return nil, err
+	}
+	if disk == nil {
+		disk = vfs.Default
 	}
 	name := disk.PathJoin(folder, keyFile)
 	private, err := readKey(disk, name)

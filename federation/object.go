@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/internal/strictjson"
 )
 
@@ -108,6 +109,27 @@ func (o *object) toWhole(name string, v any) int {
 		o.fail("%s is not a whole number", name)
 	}
 	return i
+}
+
+// number returns a member that is a whole number of up to 2^64-1.
+func (o *object) number(name string) uint64 {
+	n, _ := o.members[name].(json.Number)
+	i, err := strconv.ParseUint(n.String(), 10, 64)
+	if err != nil {
+		o.fail("%s is not a whole number", name)
+	}
+	return i
+}
+
+// epoch returns a member that is an epoch.
+func (o *object) epoch(name string) graph.Epoch {
+	text := o.text(name)
+	if !hexEpoch.MatchString(text) {
+		o.fail("%s is not 8 hex digits", name)
+		return 0
+	}
+	n, _ := strconv.ParseUint(text, 16, 32) // such as those fit
+	return graph.Epoch(n)
 }
 
 // object returns a member that is an object. Its faults are noted by [object.take].

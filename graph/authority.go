@@ -115,6 +115,9 @@ func (s *Store) SpeakerOf(uri string) string {
 	return a.names[p]
 }
 
+// Territories returns what each peer speaks for, by name; nobody may change it.
+func (s *Store) Territories() []Territory { return s.authority.Load().peers }
+
 // PeerNumber returns the number of a peer that [Store.SetAuthority] named; 0 if there is none.
 func (s *Store) PeerNumber(name string) PeerID { return s.authority.Load().numbers[name] }
 
@@ -160,8 +163,9 @@ func (a *authority) equal(own []string, peers []Territory) bool {
 	})
 }
 
-// checkAuthority reports what is wrong with what SetAuthority is given.
-func checkAuthority(own []string, peers []Territory, schemes []string) error {
+// CheckAuthority reports what is wrong with what [Store.SetAuthority] is given; schemes
+// are those a store takes besides its own.
+func CheckAuthority(own []string, peers []Territory, schemes ...string) error {
 	n := 0
 	holder := map[string]string{}
 	check := func(who string, prefixes []string) error {
@@ -203,7 +207,7 @@ func checkAuthority(own []string, peers []Territory, schemes []string) error {
 // a large graph takes a look at each resource under a peer's prefixes; if ctx ends
 // first, or the program, the next call goes on.
 func (s *Store) SetAuthority(ctx context.Context, own []string, peers []Territory) error {
-	if err := checkAuthority(own, peers, s.o.Schemes); err != nil {
+	if err := CheckAuthority(own, peers, s.o.Schemes...); err != nil {
 		return err
 	}
 	own, peers = slices.Clone(own), slices.Clone(peers)

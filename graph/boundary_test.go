@@ -312,7 +312,7 @@ func (g *rig) levels(peer string, from uint64, limit int) (levels []Level, next 
 func (g *rig) hear(peer string, epoch Epoch, levels []Level, position uint64) (h Heard) {
 	p := g.s.PeerNumber(peer)
 	for i := range levels {
-		if field, why := levels[i].validate(nil); field != "" {
+		if field, why := levels[i].Fault(); field != "" {
 			g.t.Fatalf("level %+v: %s: %s", levels[i], field, why)
 		}
 	}
@@ -439,9 +439,14 @@ func (r *run) checkMirrors() (int, string) {
 				return x, fmt.Sprintf("%s has %+v of it, and it is %+v", l.self(), here, there)
 			}
 		}
-		n, err := l.to.s.Mirrors(l.peer())
+		n, rows := 0, 0
+		standing, err := l.to.s.Session(l.peer())
+		if err == nil {
+			n = int(standing.Mirrors)
+			err = l.to.s.scanPrefix(peerKey(peerMirror, l.to.s.PeerNumber(l.peer())), func(_, _ []byte) error { rows++; return nil })
+		}
 		c, err2 := l.from.s.Client(l.self())
-		if err != nil || err2 != nil || n != want || c.Interests != int64(want) {
+		if err != nil || err2 != nil || n != want || rows != want || c.Interests != int64(want) {
 			return 0, fmt.Sprintf("%s wants to hear of %d resources of %s, has %d mirrors, and is told of %d (%v, %v)", l.self(), want, l.peer(), n, c.Interests, err, err2)
 		}
 	}

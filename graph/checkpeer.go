@@ -16,7 +16,7 @@ import (
 // The keys come in such an order that what is asked of a peer is counted before what is
 // said of it.
 func (c *checker) checkPeers() error {
-	p := peerCheck{checker: c, interests: map[PeerID]int64{}}
+	p := peerCheck{checker: c, interests: map[PeerID]int64{}, heard: map[PeerID]int64{}}
 	if err := c.scan([]byte{spacePeer}, p.key); err != nil {
 		return err
 	}
@@ -32,7 +32,8 @@ func (c *checker) checkPeers() error {
 type peerCheck struct {
 	*checker
 	interests     map[PeerID]int64
-	newest, above uint64 // level there is said to be, and there is
+	heard         map[PeerID]int64 // mirrors
+	newest, above uint64           // level there is said to be, and there is
 }
 
 // peerOf reads the number of a peer from a key; 0 if the key has another length.
@@ -80,9 +81,9 @@ func (c *peerCheck) key(k, v []byte) error {
 	case kind == peerLevel:
 		c.level(key, v, p)
 	case kind == peerMirror:
-		c.mirror(key, v)
+		c.mirror(key, v, p)
 	case kind == peerSession:
-		_, err = decodeSession(v)
+		c.session(key, v, p)
 	case kind == peerOp:
 		_, _, err = decodeOp(v)
 	case kind == peerClient:
@@ -95,13 +96,14 @@ func (c *peerCheck) key(k, v []byte) error {
 }
 
 // mirror: what is said to be heard of from a peer is a mirror by its state.
-func (c *peerCheck) mirror(key, v []byte) {
+func (c *peerCheck) mirror(key, v []byte, p PeerID) {
 	id := parseID(key[6:])
 	if !c.named.has(id) {
 		c.found(key, 0, fmt.Sprintf("resource %d, which is to be heard of from a peer, does not exist", id), func() { c.delete(key) })
 		return
 	}
 	c.mirrors.add(id)
+	c.heard[p]++
 	if _, err := decodeMirror(v); err != nil {
 		c.found(key, id, err.Error(), func() {
 			m := mirror{}
@@ -157,6 +159,23 @@ func (c *peerCheck) client(key, v []byte, p PeerID) error {
 		})
 	}
 	return err
+}
+
+// session: there are as many mirrors as it is said.
+func (c *peerCheck) session(key, v []byte, p PeerID) {
+	is, err := decodeSession(v)
+	switch {
+	case err != nil: // all is told anew
+		is = &session{}
+	case is.mirrors != c.heard[p]:
+		err = fmt.Errorf("%d resources are said to be heard of from the peer, and %d are", is.mirrors, c.heard[p])
+	default:
+		return
+	}
+	c.found(key, 0, err.Error(), func() {
+		is.mirrors = c.heard[p]
+		c.set(key, is.append(nil))
+	})
 }
 
 // checkMirrorBits: of what is a mirror by its state a peer is asked.

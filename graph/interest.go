@@ -64,6 +64,7 @@ type session struct {
 	covered    ID     // mirrors up to it are among the ops
 	taken      uint64 // ops up to it are the peer's
 	last       uint64 // newest op; in memory alone: it is taken, or there is a row
+	mirrors    int64
 	moved      bool
 }
 
@@ -71,7 +72,7 @@ type session struct {
 const allIDs = ID(1)<<40 - 1
 
 func (c *session) append(b []byte) []byte {
-	for _, v := range []uint64{uint64(c.own), uint64(c.owner), c.position, c.generation, uint64(c.covered), c.taken} {
+	for _, v := range []uint64{uint64(c.own), uint64(c.owner), c.position, c.generation, uint64(c.covered), c.taken, uint64(c.mirrors)} {
 		b = binary.AppendUvarint(b, v)
 	}
 	return b
@@ -80,7 +81,7 @@ func (c *session) append(b []byte) []byte {
 func decodeSession(b []byte) (*session, error) {
 	d := decoder{b: b}
 	c := &session{own: Epoch(d.uvarint()), owner: Epoch(d.uvarint()), position: d.uvarint(), generation: d.uvarint()}
-	c.covered, c.taken = ID(d.uvarint()), d.uvarint()
+	c.covered, c.taken, c.mirrors = ID(d.uvarint()), d.uvarint(), int64(d.uvarint())
 	if d.bad || len(d.b) > 0 || c.covered > allIDs {
 		return nil, errors.New("session with a peer is corrupt")
 	}
@@ -189,6 +190,9 @@ func (t *txn) speaker(id ID) PeerID {
 
 // raise makes id a mirror of p, which is yet to be heard of: somebody depends on it.
 func (t *txn) raise(p PeerID, id ID) {
+	if _, has := t.get(mirrorKey(p, id)); !has {
+		t.countMirror(p, 1)
+	}
 	m := mirror{}
 	check(t.b.Set(mirrorKey(p, id), m.append(nil), nil))
 	if r := t.row(id); r.ndeps > 0 || r.owner != 0 || t.word(id).state() > Clean {
@@ -204,9 +208,18 @@ func (t *txn) raise(p PeerID, id ID) {
 	}
 }
 
+func (t *txn) countMirror(p PeerID, n int64) {
+	c := t.session(p)
+	c.mirrors = max(0, c.mirrors+n) // a damaged count is mended by a check
+	t.keep(p, c)
+}
+
 // lower ends that id is a mirror of p. What was heard of it is forgotten: it will be
 // out of date.
 func (t *txn) lower(p PeerID, id ID) {
+	if _, has := t.get(mirrorKey(p, id)); has {
+		t.countMirror(p, -1)
+	}
 	check(t.b.Delete(mirrorKey(p, id), nil))
 	uri, named := t.get(idKey(spaceName, id))
 	if c := t.session(p); named && id <= c.covered {
@@ -259,6 +272,7 @@ type Session struct {
 	Taken      uint64 // ops up to it are the peer's
 	Pending    uint64 // ops after it that are kept
 	Covered    bool   // every mirror is among the ops
+	Mirrors    int64  // resources of the peer that something here depends on
 }
 
 // Session returns how far this hub is with a peer. [ErrUnknown] if there is none of
@@ -271,7 +285,7 @@ func (s *Store) Session(peer string) (Session, error) {
 		return Session{}, fmt.Errorf("peer %q: %w", peer, ErrUnknown)
 	}
 	return Session{Epoch: s.epoch, Owner: c.owner, Position: c.position, Generation: c.generation, Taken: c.taken,
-		Pending: c.last - c.taken, Covered: c.covered == allIDs}, nil
+		Pending: c.last - c.taken, Covered: c.covered == allIDs, Mirrors: c.mirrors}, nil
 }
 
 // MaxOps bounds the ops of one call, and so of one request to a peer: with URIs of
@@ -427,13 +441,6 @@ func (t *txn) meetOwner(p PeerID, epoch Epoch) (another bool) {
 
 // OpsRung is closed when there may be something new in [Store.Ops].
 func (s *Store) OpsRung() <-chan struct{} { return s.peers.ops.next() }
-
-// Mirrors counts what this hub wants to hear of a peer, by reading all of it.
-func (s *Store) Mirrors(peer string) (n int, err error) {
-	p := s.authority.Load().numbers[peer]
-	err = s.scanPrefix(peerKey(peerMirror, p), func(_, _ []byte) error { n++; return nil })
-	return n, err
-}
 
 // Forsake settles what a silent peer left unsettled: whoever waits for it goes on
 // with what there is. When the peer is back nobody moves. It returns how many of its

@@ -420,6 +420,14 @@ func (s *Store) readLevels(p PeerID, from uint64, limit int) (levels []Level, er
 	return levels, nil
 }
 
+// NewestLevel returns the number of the newest level that any peer was told, or is
+// about to be.
+func (s *Store) NewestLevel() uint64 {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.peers.level
+}
+
 // LevelsRung is closed when there may be something new in [Store.Levels].
 func (s *Store) LevelsRung() <-chan struct{} { return s.peers.levels.next() }
 

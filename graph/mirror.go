@@ -71,8 +71,9 @@ func decodeMirror(b []byte) (m mirror, err error) {
 	return m, nil
 }
 
-// validate reports what is wrong with a level.
-func (l *Level) validate(schemes []string) (field, reason string) {
+// Fault reports what is wrong with a level: the field, as its JSON names it, and why; "" if
+// nothing is. Schemes are those a store takes besides its own.
+func (l *Level) Fault(schemes ...string) (field, reason string) {
 	if err := CheckURI(l.URI, schemes...); err != nil {
 		return "uri", err.Error()
 	}
@@ -116,7 +117,7 @@ func (s *Store) Hear(ctx context.Context, peer string, epoch Epoch, levels []Lev
 		return h, &InvalidError{Item: MaxLevels, Field: "levels", Reason: fmt.Sprintf("more than %d levels", MaxLevels)}
 	}
 	for i := range levels {
-		if field, reason := levels[i].validate(s.o.Schemes); field != "" {
+		if field, reason := levels[i].Fault(s.o.Schemes...); field != "" {
 			return h, &InvalidError{Item: i, Field: field, Reason: reason}
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/freshwire/freshwire/federation"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/go-chi/chi/v5"
 )
@@ -80,6 +81,15 @@ func (h *Hub) routes() http.Handler {
 		{"GET", digestPath + "{name}/d/{year}/{month}/{day}/{file}", forAll, h.getDigestFile},
 		{"GET", digestPath + "{name}/w/{week}/{file}", forAll, h.getDigestFile},
 		{"GET", "/v1/digests", forAll, h.getDigests},
+		{"GET", "/v1/peers", forAdmins, h.federated(h.getPeers)},
+		{"POST", "/v1/peers", forAdmins, h.federated(h.postPeers)},
+		{"GET", "/v1/peer", forAdmins, h.federated(h.getPeer)},
+		{"POST", "/v1/peer", forAdmins, h.federated(h.postPeer)},
+		{"DELETE", "/v1/peer", forAdmins, h.federated(h.deletePeer)},
+		{"GET", federation.DocumentPath, forAll, h.federated(getFederation)},
+		{"POST", federation.Path + federation.EndpointInterests, forAll, h.federated((*federation.Peers).ServeInterests)}, // each asks who its peer is
+		{"GET", federation.Path + federation.EndpointStream, forAll, h.federated((*federation.Peers).ServeStream)},
+		{"POST", federation.Path + federation.EndpointAck, forAll, h.federated((*federation.Peers).ServeAck)},
 		{"GET", "/.well-known/resourcesync", forAll, h.getResourceSync},
 		{"GET", "/healthz", forAll, h.getHealth},
 		{"GET", "/livez", forAll, h.getLife},

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/freshwire/freshwire/digest"
+	"github.com/freshwire/freshwire/federation"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/subscriptions"
 	"github.com/freshwire/freshwire/subscriptions/sink"
@@ -120,6 +121,8 @@ type Config struct {
 	WebSub WebSubConfig `yaml:"websub"`
 
 	Digest DigestConfig `yaml:"digest"`
+
+	Federation FederationConfig `yaml:"federation"`
 }
 
 // DigestConfig says of what digests are made and how long they are kept.
@@ -176,8 +179,9 @@ func DefaultConfig() Config {
 		ClockRate: 1,
 
 		StreamsPerAddress: 256, ConnectionsPerAddress: 256,
-		WebSub: defaultWebSub,
-		Digest: DigestConfig{All: true, KeepHours: digest.DefaultKeepHours, KeepRollups: digest.DefaultKeepRollups},
+		WebSub:     defaultWebSub,
+		Federation: FederationConfig{Interests: federation.DefaultInterests},
+		Digest:     DigestConfig{All: true, KeepHours: digest.DefaultKeepHours, KeepRollups: digest.DefaultKeepRollups},
 	}
 }
 
@@ -269,6 +273,9 @@ var settings = []Setting{
 	{"digest-all", "false: no digest is made of the channel all (digest.all)", func(c *Config) any { return &c.Digest.All }},
 	{"digest-keep-hours", "how long the digests of hours are kept (digest.keep_hours)", func(c *Config) any { return &c.Digest.KeepHours }},
 	{"digest-keep-rollups", "how long those of days and weeks are kept (digest.keep_rollups)", func(c *Config) any { return &c.Digest.KeepRollups }},
+	{"federation-authority", "URI prefixes that this hub speaks for to its peers (federation.authority)", func(c *Config) any { return &c.Federation.Authority }},
+	{"federation-allow", "networks in which peers may lie, and hosts that say who speaks for them, beside public ones (federation.allow)", func(c *Config) any { return &c.Federation.Allow }},
+	{"federation-interests", "resources that one peer may ask for (federation.interests)", func(c *Config) any { return &c.Federation.Interests }},
 }
 
 const (
@@ -550,6 +557,9 @@ func (c *Config) Check() error {
 		return err
 	}
 	if err := c.Digest.check(); err != nil {
+		return err
+	}
+	if err := c.checkFederation(); err != nil {
 		return err
 	}
 	if err := c.checkNames(); err != nil {

@@ -48,7 +48,7 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 	values := map[string]string{"mode": "observe", "keep-age": "1h", "keep-bytes": "1MiB", "min-free": "1MiB", "backup-dir": "b", "cache": "9MiB", "clock-start": "2030-01-01T00:00:00Z",
 		"clock-rate": "2", "streams-per-address": "9", "connections-per-address": "9", "publisher-requests": "9", "publisher-bytes": "9MiB",
 		"publisher-resources": "9", "publisher-edges": "9", "trusted-proxy": "10.0.0.0/8", "jwks-allow": "10.0.0.0/8", "listen": "[::1]:1", "admin": "localhost:1", "public-url": "https://hub.example", "work": "a"}
-	onlyInFile := 2 // channels and sinks
+	onlyInFile := 3 // channels, sinks and peers
 	if n := leaves(reflect.TypeFor[Config]()); len(settings) != n-onlyInFile {
 		t.Errorf("%d settings for %d fields, of which %d are no settings", len(settings), n, onlyInFile)
 	}
@@ -63,6 +63,8 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 	}
 	inDigest := map[string]string{"digest-all": "all", "digest-keep-hours": "keep_hours", "digest-keep-rollups": "keep_rollups"}
 	values["digest-all"], values["digest-keep-hours"], values["digest-keep-rollups"] = "false", "300h", "30000h"
+	inFederation := map[string]string{"federation-authority": "authority", "federation-allow": "allow", "federation-interests": "interests"}
+	values["federation-allow"], values["federation-interests"] = "10.0.0.0/8", "9"
 	for _, s := range settings {
 		value := values[s.Name]
 		if value == "" {
@@ -88,6 +90,9 @@ func TestEverySettingCanBeSetInEachWay(t *testing.T) {
 		}
 		if inDigest[s.Name] != "" {
 			key, section = inDigest[s.Name], "digest"
+		}
+		if inFederation[s.Name] != "" {
+			key, section = inFederation[s.Name], "federation"
 		}
 		yaml := key + ": \"" + value + "\"\n"
 		switch reflect.TypeOf(s.field(&file)).Elem().Kind() {

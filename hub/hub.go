@@ -14,8 +14,8 @@
 // exception: they also reach loopback, so foreign host names and writes from foreign
 // origins are refused.
 //
-// Imports graph, graph/backup, subscriptions, subscriptions/claim, digest, hub/auth and
-// hub/outbound.
+// Imports graph, graph/backup, subscriptions, subscriptions/claim, digest, federation,
+// hub/auth and hub/outbound.
 package hub
 
 import (
@@ -32,6 +32,7 @@ import (
 	"time"
 
 	"github.com/freshwire/freshwire/digest"
+	"github.com/freshwire/freshwire/federation"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/outbound"
 	"github.com/freshwire/freshwire/subscriptions"
@@ -81,6 +82,8 @@ type Hub struct {
 	sinks     *sink.Sinks
 	websub    *websub.Hub
 	callbacks *outbound.Client // of those who subscribed
+
+	peers *federation.Peers // nil on a hub that others could not name
 
 	archive *digest.Archive
 	digests *digestTopics
@@ -158,6 +161,9 @@ func newOn(m machine, cfg Config, log *slog.Logger) (*Hub, error) {
 		return nil, errors.Join(err, h.store.Close())
 	}
 	h.metrics.registry.MustRegister(claimCollector{h.claims})
+	if err := h.openFederation(options.FS); err != nil {
+		return nil, errors.Join(err, h.store.Close())
+	}
 	if err := h.listen(m); err != nil {
 		return nil, errors.Join(err, h.Close())
 	}
@@ -288,6 +294,7 @@ func (h *Hub) Run(ctx context.Context) error {
 		defer close(handingOut)
 		return h.claims.Run(ctx)
 	})
+	g.Go(func() error { return h.callPeers(ctx) })
 	closingHours := make(chan struct{})
 	g.Go(func() error {
 		defer close(closingHours)
@@ -339,6 +346,9 @@ func (h *Hub) drain() {
 	defer cancel()
 	if h.admin != nil {
 		h.admin.Close() // a profile that is being taken is lost
+	}
+	if h.peers != nil {
+		h.peers.Shutdown()
 	}
 	if err := errors.Join(h.streams.Shutdown(ctx), h.api.Shutdown(ctx)); err != nil {
 		h.log.Warn("requests cut off on shutdown", "err", err)

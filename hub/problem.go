@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/freshwire/freshwire/digest"
+	"github.com/freshwire/freshwire/federation"
 	"github.com/freshwire/freshwire/graph"
 	"github.com/freshwire/freshwire/hub/auth"
 	"github.com/freshwire/freshwire/subscriptions"
@@ -111,6 +112,26 @@ var (
 		"follow many resources by one channel, end what is not needed, or come again later"}
 	observing = &problemKind{"observing", http.StatusServiceUnavailable, "The hub only observes",
 		"ask its operator for mode normal"}
+	noFederation = &problemKind{"no-federation", http.StatusConflict, "The hub exchanges with no others",
+		"its operator sets public-url to the https://HOST by which others know it, and starts it again"}
+	notAPeer = &problemKind{"not-a-peer", http.StatusForbidden, "The hub that asks is not a peer of this one",
+		"ask the operator of this hub to add yours, by its URL and the fingerprint that freshwire peer ls prints"}
+	badPeerToken = &problemKind{"bad-peer-token", http.StatusUnauthorized, "The token of the peer is not good",
+		"compare the clocks and the fingerprints of both hubs"}
+	peerPaused = &problemKind{"peer-paused", http.StatusServiceUnavailable, "The exchange with this peer is paused",
+		"come again later, or ask the operator of this hub"}
+	badMessage = &problemKind{"bad-message", http.StatusBadRequest, "The request is not one of the protocol between hubs",
+		"compare the versions of both hubs"}
+	interestGap = &problemKind{"interest-gap", http.StatusConflict, "The changes do not follow those that were applied",
+		"go on after those that were applied of that generation, or begin a new one"}
+	unknownPeer = &problemKind{"unknown-peer", http.StatusNotFound, "There is no such peer",
+		"GET /v1/peers lists those that are there"}
+	fixedPeer = &problemKind{"fixed-peer", http.StatusConflict, "The peer cannot be changed like that",
+		"change the configuration and reload it"}
+	tooManyPeers = &problemKind{"too-many-peers", http.StatusConflict, "There is no room for the peer",
+		"remove peers that are not needed"}
+	peerUnreachable = &problemKind{"peer-unreachable", http.StatusBadGateway, "There is no hub at that URL, or it cannot be reached",
+		"check the URL; a hub whose address is not public has to lie in federation.allow"}
 	noDigest = &problemKind{"no-digest", http.StatusNotFound, "The channel has no digest",
 		"/digest/ lists those that have one; an administrator gives a channel one by \"digest\": true in its definition. The first hour closes when it is over"}
 	notYet = &problemKind{"not-yet", http.StatusNotFound, "The digest is not closed yet",
@@ -133,7 +154,8 @@ var problemKinds = []*problemKind{
 	badJSON, unknownField, missingField, badValue, badURI, futureTime, overLimit, badQuery, badBody, badHost, crossOrigin,
 	unauthorized, badToken, forbidden, noKeys,
 	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, unknownSink, unknownLetter, letterStays, unknownClaim, tooManyClaims, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
-	backupRefused, badConfig, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing, noDigest, notYet, expired, tooManySince, badRange, internalError, shuttingDown,
+	backupRefused, badConfig, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing,
+	noFederation, notAPeer, badPeerToken, peerPaused, badMessage, interestGap, unknownPeer, fixedPeer, tooManyPeers, peerUnreachable, noDigest, notYet, expired, tooManySince, badRange, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
 	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},
@@ -143,7 +165,7 @@ var problemKinds = []*problemKind{
 // retryAfter is what who is refused is asked to wait, in seconds, where waiting may
 // help: a restart takes less than 5; the journal is trimmed once a minute, which makes
 // room on the disk, and people take longer. Streams and paces say their own.
-var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60, tooManyClaims: 5, tooManySubscriptions: 60, observing: 300, tooManySince: 30}
+var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60, tooManyClaims: 5, tooManySubscriptions: 60, observing: 300, peerPaused: 60, tooManySince: 30}
 
 // Problem is the body of every refusal.
 // Source: RFC 9457.
@@ -156,7 +178,16 @@ type Problem struct {
 	Field  string `json:"field,omitempty"` // the field or parameter to blame
 	Limit  int64  `json:"limit,omitempty"` // what was exceeded
 	Help   string `json:"help,omitempty"`  // the way out
-	retry  int    // seconds, for the header
+	// What a peer has to know of changes that do not follow what was applied.
+	*gapShape
+	retry int // seconds, for the header
+}
+
+// gapShape is what was applied of what a peer told.
+type gapShape struct {
+	Epoch      string `json:"epoch"`
+	Generation uint64 `json:"generation"`
+	Applied    uint64 `json:"applied"`
 }
 
 // A refusal is an error that the client can mend.
@@ -306,6 +337,32 @@ func problemOf(err error) Problem {
 		return bodyTimeout.problem(fmt.Sprintf("it did not arrive within %s", bodyDeadline))
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return shuttingDown.problem("the request was given up")
+	}
+	return peerProblem(err)
+}
+
+// peerProblem turns an error about other hubs into an answer.
+func peerProblem(err error) Problem {
+	gap := (*graph.GapError)(nil)
+	switch {
+	case errors.As(err, &gap):
+		p := interestGap.problem(gap.Error())
+		p.gapShape = &gapShape{gap.Epoch.String(), gap.Generation, gap.Applied}
+		return p
+	case errors.Is(err, federation.ErrUnknownPeer):
+		return notAPeer.problem(err.Error())
+	case errors.Is(err, federation.ErrToken):
+		return badPeerToken.problem(err.Error())
+	case errors.Is(err, federation.ErrPaused):
+		return peerPaused.problem("")
+	case errors.Is(err, federation.ErrMessage):
+		return badMessage.problem(err.Error())
+	case errors.Is(err, federation.ErrNoPeer):
+		return unknownPeer.problem("")
+	case errors.Is(err, federation.ErrConfigured):
+		return fixedPeer.problem(err.Error())
+	case errors.Is(err, federation.ErrTooManyPeers):
+		return tooManyPeers.problem(err.Error())
 	}
 	return internalError.problem("")
 }

@@ -61,6 +61,7 @@ var sections = []section{
 	{func(into, from *Config) {
 		into.WebSub.DenyTopics, into.WebSub.RequireToken = from.WebSub.DenyTopics, from.WebSub.RequireToken
 	}, planWebSub},
+	{takeFederation, planFederation},
 	{takeAuth, planAuth},
 }
 
@@ -142,7 +143,7 @@ func planAuth(ctx context.Context, h *Hub, was, is *Config) (p sectionPlan, err 
 }
 
 // Reload reads the configuration again and takes what a running hub can take: the
-// channels, the sinks, which topics are denied, and whose tokens are believed. A
+// channels, the sinks, which topics are denied, the peers, and whose tokens are believed. A
 // configuration that cannot be leaves the one in force as it is, whole. Whether it was
 // taken is logged and counted.
 func (h *Hub) Reload(ctx context.Context) (Reloaded, error) {
@@ -253,9 +254,12 @@ func (h *Hub) configure(ctx context.Context) error {
 	}
 	if full := (*graph.NoSpaceError)(nil); errors.As(err, &full) {
 		h.log.Error("channels of the configuration are not made; reload it when there is room", "err", err)
-		return nil
+		err = nil
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return h.configurePeers(ctx, &h.inForce.config)
 }
 
 // postReload has the configuration read again.

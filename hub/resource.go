@@ -39,6 +39,8 @@ type statusShape struct {
 // resourceShape is a graph.Resource in JSON.
 type resourceShape struct {
 	statusShape
+	Unsettled    bool      `json:"unsettled,omitempty"`
+	Peer         string    `json:"peer,omitempty"`
 	Type         string    `json:"type,omitempty"`
 	Aliases      []string  `json:"aliases,omitempty"`
 	Changed      string    `json:"changed,omitempty"`
@@ -59,7 +61,7 @@ type resourceShape struct {
 func shapeResource(r *graph.Resource) resourceShape {
 	return resourceShape{
 		statusShape: statusShape{r.URI, r.State.String(), r.Known, r.Stale, r.Failed, r.Version, r.Hash, r.At.UTC()},
-		Type:        r.Type, Aliases: r.Aliases, Changed: shapeCursor(r.Changed), ChangedAt: r.ChangedAt.UTC(),
+		Unsettled:   r.Unsettled, Peer: r.Peer, Type: r.Type, Aliases: r.Aliases, Changed: shapeCursor(r.Changed), ChangedAt: r.ChangedAt.UTC(),
 		Dependencies: r.Dependencies, Dependents: r.Dependents, Buckets: r.Buckets, Expires: r.Expires.UTC(),
 		BornStale: r.BornStale, Attempt: r.Attempt, Damping: r.Damping.Seconds(),
 		NoticeDue: r.NoticeDue.UTC(), LeaseUntil: r.LeaseUntil.UTC(),

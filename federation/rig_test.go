@@ -1,0 +1,195 @@
+package federation
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2/vfs"
+
+	"github.com/freshwire/freshwire/graph"
+)
+
+// A house is a hub as its peers see it: a store, its identity, and what is served.
+type house struct {
+	t      *testing.T
+	store  *graph.Store
+	id     *Identity
+	peers  *Peers
+	server *httptest.Server
+	own    string // what it speaks for
+	// before sees each request before it is served, and may answer it itself.
+	before func(w http.ResponseWriter, r *http.Request) (done bool)
+}
+
+// rigRate makes a minute of silence a quarter of a second.
+const rigRate = 240
+
+// newHouse opens a hub that speaks for a prefix. It ends with the test.
+func newHouse(t *testing.T, own string, o Options) *house {
+	t.Helper()
+	h := &house{t: t, own: own}
+	h.server = httptest.NewUnstartedServer(http.HandlerFunc(h.serve))
+	h.server.Start()
+	var err error
+	disk := vfs.NewMem()
+	if h.store, err = graph.Open("/data", graph.Options{FS: disk, MinFree: -1}); err != nil {
+		t.Fatal(err)
+	}
+	if h.id, err = OpenIdentity(disk, "/keys", h.url()); err != nil {
+		t.Fatal(err)
+	}
+	o.Store, o.Identity, o.Rate = h.store, h.id, rigRate
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	o.Dial = func(string) (Clients, error) {
+		transport := &http.Transport{}
+		c := &http.Client{Transport: transport}
+		return Clients{c, c, transport.CloseIdleConnections}, nil
+	}
+	if o.Ask == nil {
+		o.Ask = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	}
+	if h.peers, err = Open(o); err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	stores, peers := make(chan error, 1), make(chan error, 1)
+	storeCtx, stopStore := context.WithCancel(context.Background())
+	go func() { stores <- h.store.Run(storeCtx) }()
+	go func() { peers <- h.peers.Run(ctx) }()
+	t.Cleanup(func() {
+		stop()
+		h.peers.Shutdown()
+		if err := <-peers; err != nil {
+			t.Errorf("peers: %v", err)
+		}
+		h.server.CloseClientConnections()
+		h.server.Close()
+		stopStore()
+		if err := <-stores; err != nil {
+			t.Errorf("store: %v", err)
+		}
+		if err := h.store.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return h
+}
+
+func (h *house) url() string { return h.server.URL }
+
+// serve is what a hub makes of the room's errors, in short.
+func (h *house) serve(w http.ResponseWriter, r *http.Request) {
+	if h.before != nil && h.before(w, r) {
+		return
+	}
+	var err error
+	switch strings.TrimPrefix(r.URL.Path, Path) {
+	case DocumentPath:
+		var b []byte
+		if b, err = h.peers.Document(); err == nil {
+			w.Write(b)
+		}
+	case EndpointInterests:
+		err = h.peers.ServeInterests(w, r)
+	case EndpointStream:
+		err = h.peers.ServeStream(w, r)
+	case EndpointAck:
+		err = h.peers.ServeAck(w, r)
+	default:
+		http.NotFound(w, r)
+	}
+	if err != nil {
+		writeRefusal(w, err)
+	}
+}
+
+// knows makes each of others a peer of h that speaks for what it says it does.
+func (h *house) knows(others ...*house) {
+	h.t.Helper()
+	var list []Peer
+	for _, o := range others {
+		list = append(list, Peer{URL: o.url(), Fingerprint: o.id.Key().Fingerprint(), Authority: []string{o.own}})
+	}
+	if err := h.peers.Configure(context.Background(), []string{h.own}, list); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// put applies updates.
+func (h *house) put(us ...graph.Update) {
+	h.t.Helper()
+	if _, err := h.store.Apply(context.Background(), "test", us); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+// page is an update of a primary.
+func page(uri, version string) graph.Update {
+	return graph.Update{URI: uri, Version: version, Hash: "h" + version, At: time.Now()}
+}
+
+func (h *house) now() time.Time { return time.Now() }
+
+// version is that of a resource, "" if it was never heard of.
+func (h *house) version(uri string) string {
+	r, err := h.store.Resource(uri)
+	if err != nil {
+		return ""
+	}
+	return r.Version
+}
+
+func (h *house) state(uri string) graph.State {
+	h.t.Helper()
+	r, err := h.store.Resource(uri)
+	if err != nil {
+		h.t.Fatalf("%s: %v", uri, err)
+	}
+	return r.State
+}
+
+// until waits for something to hold.
+func until(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	tick, timeout := time.NewTicker(2*time.Millisecond), time.After(20*time.Second)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("it does not come to be that %s", what)
+		}
+	}
+}
+
+// writeRefusal answers with an error of the room.
+func writeRefusal(w http.ResponseWriter, err error) {
+	status, body := http.StatusInternalServerError, map[string]any{"detail": err.Error()}
+	var (
+		gap  *graph.GapError
+		long *http.MaxBytesError
+		none *graph.InvalidError
+	)
+	switch {
+	case errors.As(err, &gap):
+		status, body["epoch"], body["generation"], body["applied"] = http.StatusConflict, gap.Epoch.String(), gap.Generation, gap.Applied
+	case errors.As(err, &long):
+		status = http.StatusRequestEntityTooLarge
+	case errors.Is(err, ErrMessage), errors.As(err, &none):
+		status = http.StatusBadRequest
+	case errors.Is(err, ErrToken), errors.Is(err, ErrUnknownPeer):
+		status = http.StatusUnauthorized
+	case errors.Is(err, ErrPaused):
+		status = http.StatusServiceUnavailable
+	}
+	w.WriteHeader(status)
+	json.NewEncoder(w).Encode(body)
+}
