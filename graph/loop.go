@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -34,6 +35,26 @@ const (
 type request struct {
 	apply func(t *txn)
 	done  chan error
+
+	mu   sync.Mutex // held while apply runs
+	left bool       // nobody waits any more
+}
+
+// run applies the request, unless its caller has gone.
+func (r *request) run(t *txn) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if !r.left {
+		r.apply(t)
+	}
+}
+
+// leave says that nobody waits any more. When it returns, apply has run or never will,
+// so that what it writes is the caller's again.
+func (r *request) leave() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.left = true
 }
 
 // flight is a commit on its way to the disk.
@@ -79,12 +100,14 @@ func (s *Store) submit(ctx context.Context, f func(t *txn)) (*request, error) {
 	}
 }
 
-// await waits until what was submitted is durable.
+// await waits until what was submitted is durable. If ctx ends first it has been applied
+// or never is; in neither case it runs when await returns.
 func (s *Store) await(ctx context.Context, r *request) error {
 	select {
 	case err := <-r.done:
 		return err
 	case <-ctx.Done():
+		r.leave()
 		return ctx.Err()
 	case <-s.stopped:
 		select {
@@ -273,7 +296,7 @@ func (s *Store) step(now int64, reqs []*request, work func(t *txn)) (f flight, e
 	defer t.listsMoved()
 	t.sweep() // first: who begins to wait in this minute has not waited since sixteen
 	for _, r := range reqs {
-		r.apply(t)
+		r.run(t)
 		t.drain()
 	}
 	if work != nil {
