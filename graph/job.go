@@ -247,7 +247,7 @@ func (t *txn) runInline(j *job) {
 // step advances j by up to limit dependents; it reports whether j has ended.
 func (t *txn) step(j *job, limit int) bool {
 	x := t.row(j.x)
-	before := t.nnotices()
+	before := t.emitted
 	markers := func(ids []uint64) map[ID]string { return nil }
 	if j.kind == jobChange {
 		markers = func(ids []uint64) map[ID]string { return t.markersOn(j.x, ID(ids[0]), ID(ids[len(ids)-1])) }
@@ -275,7 +275,7 @@ func (t *txn) step(j *job, limit int) bool {
 			j.ids = j.ids[done.passed:]
 		}
 	}
-	j.emitted += t.nnotices() - before
+	j.emitted += t.emitted - before
 	return false
 }
 
@@ -336,7 +336,7 @@ func (t *txn) foresee(d ID) {
 
 // endPass ends a pass, a run or the job, which it reports.
 func (t *txn) endPass(j *job, before int) bool {
-	j.emitted += t.nnotices() - before
+	j.emitted += t.emitted - before
 	j.pos, j.next, j.ids = 0, 0, nil
 	switch {
 	case j.again:
@@ -347,20 +347,6 @@ func (t *txn) endPass(j *job, before int) bool {
 		return true
 	}
 	return false
-}
-
-// nnotices counts the refresh notices of this txn, for progress.
-func (t *txn) nnotices() int {
-	n := len(t.open.ids)
-	for i := range t.chunks {
-		n += len(t.chunks[i].ids)
-	}
-	for i := range t.waiting {
-		if t.waiting[i].kind == timerNotice {
-			n += len(t.waiting[i].chunk.ids)
-		}
-	}
-	return n
 }
 
 // sieveLimit is the greatest number of unsettled resources whose dependents are

@@ -51,6 +51,9 @@ func decodeTimer(key, b []byte) (timer, error) {
 // later sets a timer; those of one due time and head share a row.
 func (t *txn) later(due int64, m timer) {
 	m.due = due
+	if m.kind == timerNotice {
+		t.emitted += len(m.chunk.ids)
+	}
 	if n := len(t.waiting); n > 0 && m.kind == timerNotice {
 		last := &t.waiting[n-1]
 		ids := last.chunk.ids

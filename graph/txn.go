@@ -31,6 +31,7 @@ type txn struct {
 	trimmed  uint64           // the journal up to it was dropped
 	on       *pebble.Iterator // over the lists of resources, for all of the txn
 	sessions []PeerID         // with these peers moved
+	emitted  int              // notices, also those that wait
 	opsMoved bool             // a peer is to be told something
 	told     bool             // a level moved
 	flipped  []ID             // began or ceased to be unsettled
@@ -213,6 +214,7 @@ func (t *txn) notice(id ID, head chunk) {
 		*o = head
 	}
 	o.ids = append(o.ids, id)
+	t.emitted++
 }
 
 // sameHead reports whether notices of c and d may share a chunk.
