@@ -37,6 +37,7 @@ var may = map[string][]string{
 	"examples/extract": {"hub", "hub/client"}, // the hub in its test alone
 
 	"internal/bubble":        {},
+	"internal/faulty":        {},
 	"internal/house":         {},
 	"internal/strictjson":    {},
 	"internal/house/mutants": {},
@@ -62,7 +63,7 @@ func imports(t *tree) (faults []string) {
 				room, ours = ".", true
 			}
 			own := f.isTest() && room == f.dir() // the package that an outside test is about
-			forTests := f.isTest() && room == "internal/bubble"
+			forTests := f.isTest() && (room == "internal/bubble" || room == "internal/faulty")
 			if ours && !own && !forTests && !slices.Contains(allowed, room) {
 				faults = append(faults, t.fault(spec, "%s may not import %s", f.dir(), room))
 			}
