@@ -63,6 +63,7 @@ type job struct {
 	ids    []uint64 // of the current block, from pos on
 	next   ID       // where the next block begins
 	moved  bool     // ids may have changed
+	whole  []uint64 // all dependents, if they stand in one block, for the next pass
 	since  int64    // rate: when counting began …
 	used   int      // … dependents since then
 }
@@ -201,10 +202,13 @@ func (t *txn) countDependents(x ID) int {
 // block returns the dependents of x at or after from that stand in one block,
 // and where the next block begins; none at the end.
 func (t *txn) block(x, from ID) (ids []uint64, next ID) {
+	if from > allIDs {
+		return nil, from
+	}
 	if !t.word(x).is(wordHot) {
 		ids = t.coldDependents(x)
 		i, _ := slices.BinarySearch(ids, uint64(from))
-		return ids[i:], 1 << 40
+		return ids[i:], allIDs + 1
 	}
 	it := t.iter(bucketKey(x, uint32(from>>bucketShift)), after(idKey(spacePosting, x)))
 	defer func() { check(it.Close()) }()
@@ -220,7 +224,7 @@ func (t *txn) block(x, from ID) (ids []uint64, next ID) {
 		}
 	}
 	check(it.Error())
-	return nil, 1 << 40
+	return nil, allIDs + 1
 }
 
 // saveJob writes the row of j.
@@ -258,8 +262,7 @@ func (t *txn) step(j *job, limit int) bool {
 			if !j.moved && j.next > from {
 				from = j.next
 			}
-			j.ids, j.next = t.block(j.x, from)
-			j.moved = false
+			t.load(j, from)
 			if len(j.ids) == 0 {
 				return t.endPass(j, before)
 			}
@@ -277,6 +280,21 @@ func (t *txn) step(j *job, limit int) bool {
 	}
 	j.emitted += t.emitted - before
 	return false
+}
+
+// load reads the dependents of j's resource at or after from, unless the pass before has
+// read them all and they are as they were.
+func (t *txn) load(j *job, from ID) {
+	if j.moved {
+		j.moved, j.whole = false, nil
+	}
+	if from == 0 && len(j.whole) > 0 {
+		j.ids, j.next = j.whole, allIDs+1
+		return
+	}
+	if j.ids, j.next = t.block(j.x, from); from == 0 && j.next > allIDs {
+		j.whole = j.ids
+	}
 }
 
 // progress is how far a visit came.
