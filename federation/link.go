@@ -41,8 +41,11 @@ type link struct {
 	stop   context.CancelFunc // ends run; of Peers.mu
 	kicked chan struct{}      // told when it is not worth to wait
 
+	comparisons chan struct{} // told when one is due
+
 	registering sync.Mutex // what the peer registers follows each other
-	telling     turn       // streams to the peer: the newest one goes on
+	comparing   comparing
+	telling     turn // streams to the peer: the newest one goes on
 
 	mu       sync.Mutex
 	peer     Peer
@@ -81,7 +84,7 @@ type Counts struct {
 }
 
 func (p *Peers) newLink(peer Peer) *link {
-	return &link{p: p, peer: peer, log: p.o.Log.With("peer", peer.URL), kicked: make(chan struct{}, 1), phase: Connecting}
+	return &link{p: p, peer: peer, log: p.o.Log.With("peer", peer.URL), kicked: make(chan struct{}, 1), comparisons: make(chan struct{}, 1), phase: Connecting}
 }
 
 func (l *link) url() string { return l.peer.URL } // it never changes
@@ -125,8 +128,12 @@ func (l *link) kick() {
 // compareSoon has what this hub has of the peer compared with what the peer has.
 func (l *link) compareSoon() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
 	l.due = time.Now()
+	l.mu.Unlock()
+	select {
+	case l.comparisons <- struct{}{}:
+	default:
+	}
 }
 
 // wake ends the wait for a peer that asks for something: it is there, and may take now
@@ -188,9 +195,13 @@ func (l *link) enter(phase Phase, fault error) {
 // alive notes a sign of life.
 func (l *link) alive() {
 	l.mu.Lock()
-	defer l.mu.Unlock()
+	away := time.Since(l.heard) > l.p.pace.of(absence)
 	l.heard, l.met, l.forsaken = time.Now(), true, false
 	l.phase, l.fault = Following, ""
+	l.mu.Unlock()
+	if away {
+		l.compareSoon()
+	}
 }
 
 func (l *link) count(f func(c *Counts)) {

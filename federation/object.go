@@ -121,6 +121,15 @@ func (o *object) number(name string) uint64 {
 	return i
 }
 
+// flag returns a member that is true or false.
+func (o *object) flag(name string) bool {
+	on, ok := o.members[name].(bool)
+	if !ok {
+		o.fail("%s is neither true nor false", name)
+	}
+	return on
+}
+
 // epoch returns a member that is an epoch.
 func (o *object) epoch(name string) graph.Epoch {
 	text := o.text(name)

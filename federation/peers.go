@@ -89,6 +89,8 @@ type Peers struct {
 	run   context.Context  // nil while nothing runs
 	group sync.WaitGroup
 	ended chan struct{} // closed when streams to peers are to end
+
+	scanning chan struct{} // has room for the one who scans for a peer
 }
 
 // Open reads what is kept of peers. Nothing is exchanged before [Peers.Run].
@@ -102,7 +104,7 @@ func Open(o Options) (*Peers, error) {
 	if o.Interests == 0 {
 		o.Interests = DefaultInterests
 	}
-	p := &Peers{o: o, pace: pace{o.Rate}, links: map[string]*link{}, ended: make(chan struct{})}
+	p := &Peers{o: o, pace: pace{o.Rate}, links: map[string]*link{}, ended: make(chan struct{}), scanning: make(chan struct{}, 1)}
 	err := o.Store.Records(recordPeer, func(key string, value []byte) error {
 		var rec peerRecord
 		if err := json.Unmarshal(value, &rec); err != nil {
@@ -134,6 +136,9 @@ func (p *Peers) Run(ctx context.Context) error {
 	}
 	p.mu.Unlock()
 	<-ctx.Done()
+	p.mu.Lock()
+	p.run = nil
+	p.mu.Unlock()
 	p.group.Wait()
 	return nil
 }
@@ -146,6 +151,21 @@ func (p *Peers) start(l *link) {
 	ctx, stop := context.WithCancel(p.run)
 	l.stop = stop
 	p.group.Go(func() { l.run(ctx) })
+}
+
+// spawn runs f beside everything else, until it is stopped or the hub ends.
+func (p *Peers) spawn(f func(ctx context.Context)) (stop context.CancelFunc, err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.run == nil {
+		return nil, graph.ErrClosed
+	}
+	ctx, stop := context.WithCancel(p.run)
+	p.group.Go(func() {
+		defer stop()
+		f(ctx)
+	})
+	return stop, nil
 }
 
 // Shutdown ends the streams to peers: they find out by themselves when the hub is back.
@@ -428,8 +448,18 @@ func (p *Peers) Resync(ctx context.Context, url string) error {
 	if err := p.o.Store.Reregister(ctx, url); err != nil {
 		return err
 	}
-	l.compareSoon()
 	l.kick()
+	return p.Compare(url)
+}
+
+// Compare has all that is heard of a peer compared with what it has, now, or as soon as
+// the peer lets it.
+func (p *Peers) Compare(url string) error {
+	l, err := p.find(url)
+	if err != nil {
+		return err
+	}
+	l.compareSoon()
 	return nil
 }
 

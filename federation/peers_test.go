@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"fmt"
 	"testing"
 
 	"github.com/freshwire/freshwire/graph"
@@ -25,4 +26,50 @@ func TestAHubHearsWhatAnotherSpeaksFor(t *testing.T) {
 		s, err := commons.peers.Status(wiki.url())
 		return err == nil && s.Client.Interests == 1 && s.Client.Acked > 0 && s.Client.Waiting == 0
 	})
+}
+
+func TestWhatWasLostBetweenHubsIsFoundByAComparison(t *testing.T) {
+	commons := newHouse(t, "https://commons.example", Options{})
+	wiki := newHouse(t, "https://wiki.example", Options{})
+	commons.knows(wiki)
+	wiki.knows(commons)
+	var deps []graph.Dep
+	for i := range 300 {
+		file := fmt.Sprintf("https://commons.example/%d.jpg", i)
+		commons.put(page(file, "1"))
+		deps = append(deps, graph.Dep{URI: file, Seen: "1"})
+	}
+	wiki.put(graph.Update{URI: "https://wiki.example/Gallery", Version: "7", Hash: "x", At: wiki.now(), Deps: deps})
+	status := func() Status {
+		s, err := wiki.peers.Status(commons.url())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	until(t, "all is heard", func() bool { return status().Heard.Changed == 300 })
+	until(t, "the first comparison finds nothing", func() bool { s := status(); return !s.Compared.IsZero() && s.Mended == 0 })
+	// Commons forgets that it is asked for one, and is told that of another that nobody wants.
+	s := status()
+	forget := graph.Registration{Epoch: s.Session.Epoch, Generation: s.Session.Generation, Base: 300, Ops: []graph.InterestOp{
+		{N: 301, URI: "https://commons.example/7.jpg"}, {N: 302, Add: true, URI: "https://commons.example/nobody.jpg"}}}
+	if _, err := commons.store.Register(t.Context(), wiki.url(), forget, 1000); err != nil {
+		t.Fatal(err)
+	}
+	commons.put(page("https://commons.example/7.jpg", "2"))
+	until(t, "it is found, and the page is to be made again", func() bool {
+		if err := wiki.peers.Compare(commons.url()); err != nil {
+			t.Fatal(err)
+		}
+		return wiki.state("https://wiki.example/Gallery") == graph.Ready
+	})
+	until(t, "both want the same again", func() bool {
+		c, err := commons.store.Client(wiki.url())
+		return err == nil && c.Interests == 300
+	})
+	// The peer takes what it never was asked for as asked, so that the first attempt at
+	// mending passes it by.
+	if s := status(); s.Mended < 2 || s.Heard.Changed != 301 {
+		t.Errorf("%d mended, %d changed, want 2 or more and 301", s.Mended, s.Heard.Changed)
+	}
 }

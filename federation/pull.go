@@ -152,6 +152,7 @@ func (l *link) session(ctx context.Context) error {
 	group.Go(func() error { return s.register(ctx) })
 	group.Go(func() error { return s.listen(ctx) })
 	group.Go(func() error { return s.acknowledge(ctx) })
+	group.Go(func() error { return s.compare(ctx) })
 	err = group.Wait()
 	if cause := context.Cause(ctx); errors.Is(cause, errKicked) {
 		return cause
@@ -188,6 +189,7 @@ func (s *session) meet(ctx context.Context) error {
 	}
 	another, err := s.p.o.Store.MeetOwner(ctx, s.url(), s.epoch)
 	if another {
+		s.compareSoon()
 		s.log.Info("the peer was restored or is new: all is told anew", "epoch", doc.Epoch)
 	}
 	return err

@@ -17,7 +17,7 @@ import (
 
 // A house is a hub as its peers see it: a store, its identity, and what is served.
 type house struct {
-	t      *testing.T
+	t      testing.TB
 	store  *graph.Store
 	id     *Identity
 	peers  *Peers
@@ -31,7 +31,7 @@ type house struct {
 const rigRate = 240
 
 // newHouse opens a hub that speaks for a prefix. It ends with the test.
-func newHouse(t *testing.T, own string, o Options) *house {
+func newHouse(t testing.TB, own string, o Options) *house {
 	t.Helper()
 	h := &house{t: t, own: own}
 	h.server = httptest.NewUnstartedServer(http.HandlerFunc(h.serve))
@@ -101,6 +101,8 @@ func (h *house) serve(w http.ResponseWriter, r *http.Request) {
 		err = h.peers.ServeInterests(w, r)
 	case EndpointStream:
 		err = h.peers.ServeStream(w, r)
+	case EndpointCompare:
+		err = h.peers.ServeCompare(w, r)
 	case EndpointAck:
 		err = h.peers.ServeAck(w, r)
 	default:
@@ -157,7 +159,7 @@ func (h *house) state(uri string) graph.State {
 }
 
 // until waits for something to hold.
-func until(t *testing.T, what string, holds func() bool) {
+func until(t testing.TB, what string, holds func() bool) {
 	t.Helper()
 	tick, timeout := time.NewTicker(2*time.Millisecond), time.After(20*time.Second)
 	defer tick.Stop()

@@ -297,7 +297,36 @@ func (s *Store) AuditMirrors(ctx context.Context, peer string) (mended int, err 
 		}
 		return t.auditMirror(p, id, string(uri))
 	})
-	return mended + n, err
+	mended += n
+	if err != nil {
+		return mended, err
+	}
+	wrong, err := s.recountMirrors(ctx, peer)
+	if wrong {
+		mended++
+	}
+	return mended, err
+}
+
+// recountMirrors counts the mirrors of a peer, whose number otherwise only grows and
+// shrinks by one, and mends it. What comes and goes meanwhile moves both alike.
+func (s *Store) recountMirrors(ctx context.Context, peer string) (wrong bool, err error) {
+	v, err := s.view(peer, true)
+	if err != nil {
+		return false, err
+	}
+	n := int64(0)
+	err = v.ids(ctx, func(ID, []byte) error { n++; return nil })
+	if err = errors.Join(err, v.snap.Close()); err != nil || n == v.count {
+		return false, err
+	}
+	err = s.relieve(ctx, func(t *txn) {
+		if c := t.s.peers.sessions[v.p]; c != nil {
+			wrong = true
+			t.countMirror(v.p, n-v.count)
+		}
+	})
+	return wrong, err
 }
 
 // auditPrefix looks at every resource under a prefix.

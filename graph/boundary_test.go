@@ -418,7 +418,7 @@ func TestThreeHubsThatHearOfEachOtherLoseNoRefresh(t *testing.T) {
 }
 
 // checkMirrors: at rest each hub wants to hear of exactly what somebody there depends
-// on, is told so, and has what whoever speaks for it has.
+// on, is told so, and has what whoever speaks for it has; and a comparison finds nothing.
 func (r *run) checkMirrors() (int, string) {
 	for _, l := range r.links {
 		want := 0
@@ -449,6 +449,28 @@ func (r *run) checkMirrors() (int, string) {
 		if err != nil || err2 != nil || n != want || rows != want || c.Interests != int64(want) {
 			return 0, fmt.Sprintf("%s wants to hear of %d resources of %s, has %d mirrors, and is told of %d (%v, %v)", l.self(), want, l.peer(), n, c.Interests, err, err2)
 		}
+		ours, err := l.to.s.readSums(context.Background(), l.peer(), true)
+		theirs, err2 := l.from.s.readSums(context.Background(), l.self(), false)
+		if err != nil || err2 != nil {
+			return 0, fmt.Sprintf("sums of %s and %s: %v, %v", l.self(), l.peer(), err, err2)
+		}
+		if here, there := whole(ours), whole(theirs); here != there {
+			return r.unequal(l), fmt.Sprintf("%s has %+v of %s, which has %+v", l.self(), here, l.peer(), there)
+		}
 	}
 	return -1, ""
+}
+
+// unequal is something that two hubs do not have alike.
+func (r *run) unequal(l *link) int {
+	in := &span{}
+	for i := range in.leaves {
+		in.leaves[i] = 1<<64 - 1
+	}
+	ours, _ := l.to.s.readEntries(context.Background(), l.peer(), true, in, MaxEntries)
+	theirs, _ := l.from.s.readEntries(context.Background(), l.self(), false, in, MaxEntries)
+	for _, d := range differences(ours.Entries, theirs.Entries) {
+		return r.byURI[d.uri()]
+	}
+	return 0
 }

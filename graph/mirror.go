@@ -186,21 +186,24 @@ func (t *txn) hear(p PeerID, epoch Epoch, l *Level) heard {
 	if m.epoch == epoch && l.Sver <= m.sver {
 		return heardOld
 	}
-	was := m
-	m.epoch, m.sver = epoch, l.Sver
-	if l.Heard {
-		m.cver, m.changedAt = l.Cver, l.ChangedAt.UnixMicro()
+	if !l.Heard {
+		// A peer that has lost everything knows less than we do. What was heard before stays
+		// as it is: when its producers tell the peer again, it is compared with that, across
+		// epochs.
+		t.put(id, t.word(id).with(wordPeerBusy, false))
+		return heardSame
 	}
+	was := m
+	m = mirror{epoch, l.Sver, l.Cver, l.ChangedAt.UnixMicro()}
 	check(t.b.Set(mirrorKey(p, id), m.append(nil), nil))
 	r := t.row(id)
 	// Set first: who is told of the change waits until it is settled, and who waited
 	// goes on after the change was told.
-	if l.Unsettled && l.Heard {
+	if l.Unsettled {
 		t.put(id, t.word(id).with(wordPeerBusy, true))
 	}
 	out := heardSame
 	switch {
-	case !l.Heard: // a peer that has lost everything knows less than we do
 	case l.isChange(r, &was, epoch):
 		t.hearChange(id, l)
 		out = heardChange
@@ -209,7 +212,7 @@ func (t *txn) hear(p PeerID, epoch Epoch, l *Level) heard {
 		r.version, r.aliases = l.Version, slices.Clone(l.Aliases)
 		t.resolveMarkers(r, cause{id: id, seq: r.changed, at: t.now})
 	}
-	if !l.Unsettled || !l.Heard {
+	if !l.Unsettled {
 		t.put(id, t.word(id).with(wordPeerBusy, false))
 	}
 	return out

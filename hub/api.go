@@ -90,6 +90,7 @@ func (h *Hub) routes() http.Handler {
 		{"POST", federation.Path + federation.EndpointInterests, forAll, h.federated((*federation.Peers).ServeInterests)}, // each asks who its peer is
 		{"GET", federation.Path + federation.EndpointStream, forAll, h.federated((*federation.Peers).ServeStream)},
 		{"POST", federation.Path + federation.EndpointAck, forAll, h.federated((*federation.Peers).ServeAck)},
+		{"POST", federation.Path + federation.EndpointCompare, forAll, h.federated((*federation.Peers).ServeCompare)},
 		{"GET", "/.well-known/resourcesync", forAll, h.getResourceSync},
 		{"GET", "/healthz", forAll, h.getHealth},
 		{"GET", "/livez", forAll, h.getLife},

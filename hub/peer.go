@@ -204,19 +204,23 @@ func (h *Hub) postPeers(p *federation.Peers, w http.ResponseWriter, r *http.Requ
 	return writePeer(p, w, peer.URL)
 }
 
-// postPeer pauses the exchange with a peer, resumes it, or begins it anew.
+// postPeer pauses the exchange with a peer, resumes it, begins it anew, or has what was
+// heard compared.
 func (h *Hub) postPeer(p *federation.Peers, w http.ResponseWriter, r *http.Request) error {
 	url, err := peerURL(r)
 	if err != nil {
 		return err
 	}
-	action, _, err := h.readSteering(w, r, "pause", "resume", "resync")
+	action, _, err := h.readSteering(w, r, "pause", "resume", "resync", "compare")
 	if err != nil {
 		return err
 	}
-	if action == "resync" {
+	switch action {
+	case "resync":
 		err = p.Resync(r.Context(), url)
-	} else {
+	case "compare":
+		err = p.Compare(url)
+	default:
 		err = p.Pause(r.Context(), url, action == "pause")
 	}
 	if err != nil {

@@ -124,6 +124,8 @@ var (
 		"compare the versions of both hubs"}
 	interestGap = &problemKind{"interest-gap", http.StatusConflict, "The changes do not follow those that were applied",
 		"go on after those that were applied of that generation, or begin a new one"}
+	comparedEnough = &problemKind{"compared-enough", http.StatusTooManyRequests, "The hubs were compared a moment ago",
+		"wait as long as Retry-After says, and begin with the sums of the whole"}
 	unknownPeer = &problemKind{"unknown-peer", http.StatusNotFound, "There is no such peer",
 		"GET /v1/peers lists those that are there"}
 	fixedPeer = &problemKind{"fixed-peer", http.StatusConflict, "The peer cannot be changed like that",
@@ -155,7 +157,7 @@ var problemKinds = []*problemKind{
 	unauthorized, badToken, forbidden, noKeys,
 	notFound, unknownResource, unknownJob, badFilter, unknownChannel, fixedChannel, tooManyChannels, unknownSink, unknownLetter, letterStays, unknownClaim, tooManyClaims, badMethod, bodyTimeout, cursorReset, bodyTooLarge, badContentType,
 	backupRefused, badConfig, noSpace, rateLimited, overQuota, badSubscription, unknownSubscription, tooManySubscriptions, observing,
-	noFederation, notAPeer, badPeerToken, peerPaused, badMessage, interestGap, unknownPeer, fixedPeer, tooManyPeers, peerUnreachable, noDigest, notYet, expired, tooManySince, badRange, internalError, shuttingDown,
+	noFederation, notAPeer, badPeerToken, peerPaused, badMessage, interestGap, comparedEnough, unknownPeer, fixedPeer, tooManyPeers, peerUnreachable, noDigest, notYet, expired, tooManySince, badRange, internalError, shuttingDown,
 	{"bad-since", http.StatusBadRequest, "The start of the stream is wrong", "send a cursor or a time of RFC 3339"},
 	{"bad-linger", http.StatusBadRequest, "The linger time is wrong", "send a duration such as 2s"},
 	{"no-room", http.StatusServiceUnavailable, "The hub has as many streams as it bears", "come again later, or at another hub"},
@@ -165,7 +167,7 @@ var problemKinds = []*problemKind{
 // retryAfter is what who is refused is asked to wait, in seconds, where waiting may
 // help: a restart takes less than 5; the journal is trimmed once a minute, which makes
 // room on the disk, and people take longer. Streams and paces say their own.
-var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60, tooManyClaims: 5, tooManySubscriptions: 60, observing: 300, peerPaused: 60, tooManySince: 30}
+var retryAfter = map[*problemKind]int{shuttingDown: 5, noKeys: 5, noSpace: 30, overQuota: 30, tooManyChannels: 60, tooManyClaims: 5, tooManySubscriptions: 60, observing: 300, peerPaused: 60, comparedEnough: 60, tooManySince: 30}
 
 // Problem is the body of every refusal.
 // Source: RFC 9457.
@@ -357,6 +359,8 @@ func peerProblem(err error) Problem {
 		return peerPaused.problem("")
 	case errors.Is(err, federation.ErrMessage):
 		return badMessage.problem(err.Error())
+	case errors.Is(err, federation.ErrTooSoon):
+		return comparedEnough.problem(err.Error())
 	case errors.Is(err, federation.ErrNoPeer):
 		return unknownPeer.problem("")
 	case errors.Is(err, federation.ErrConfigured):
