@@ -52,7 +52,7 @@ tells everyone who holds or makes one what needs refreshing when something chang
 	root.PersistentFlags().StringVar(&c.hub, "hub", hubFromEnvironment(), "address of the hub ("+hub.EnvHub+")")
 	root.PersistentFlags().StringVar(&c.tokenFile, "token-file", "", "file with the token that the hub asks for; else "+hub.EnvToken)
 	root.AddCommand(c.serve(), c.demo(), c.put(), c.load(), c.imports(), c.check(), c.status(), c.deps(), c.rdeps(),
-		c.why(), c.impact(), c.jobs(), c.tail(), c.mirror(), c.channel(), c.config(), c.sink(), c.sub(), c.dlq(), c.digest(), c.pause(), c.resumeCalls(), c.token(), c.backup(), c.restore(), c.bench(), c.version())
+		c.why(), c.impact(), c.jobs(), c.tail(), c.mirror(), c.channel(), c.config(), c.sink(), c.peer(), c.sub(), c.dlq(), c.digest(), c.pause(), c.resumeCalls(), c.token(), c.backup(), c.restore(), c.bench(), c.version())
 	return root
 }
 

@@ -166,7 +166,7 @@ var calls = []call{
 }
 
 func TestEachCallPutsTheseBytesOnTheWire(t *testing.T) {
-	for _, c := range calls {
+	for _, c := range slices.Concat(calls, peerCalls) {
 		t.Run(c.name, func(t *testing.T) {
 			var got call
 			hub := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
