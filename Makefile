@@ -1,4 +1,5 @@
 # make demo    watch a hub work on a recorded wiki (ARGS=--once ends it)
+# make demo-federation   watch two hubs tell each other what crosses between them
 # make test    everything that must hold, with the set-up it needs
 # make build   bin/freshwire, static
 # make bench   the figures
@@ -23,13 +24,16 @@ race = $(shell $(compiles) && echo -race)
 # stage tells the name of a step, runs it, and tells how long it took.
 stage = @echo '== $(1)'; $(2); code=$$?; echo "-- $(1): $$SECONDS s"; exit $$code
 
-.PHONY: build demo test setup bench soak mutants fuzz
+.PHONY: build demo demo-federation test setup bench soak mutants fuzz
 
 build:
 	go build -trimpath -buildvcs=auto -ldflags '-s -w' -o bin/freshwire ./cmd/freshwire
 
 demo:
 	@go run ./cmd/freshwire demo $(ARGS)
+
+demo-federation:
+	@go run ./cmd/freshwire demo federation $(ARGS)
 
 # The limits keep the whole below 15 minutes on two cores: one of all tests
 # together, one of each package that shows what hangs.

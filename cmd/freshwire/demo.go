@@ -29,11 +29,13 @@ MediaWiki reported while it rendered 228 pages, and plays edits by sending what
 MediaWiki would send. Each answer of the hub is checked against the recorded data;
 demo fails if one is wrong.`,
 		Example: `  freshwire demo          # keeps running, for you to try requests
-  freshwire demo --once   # ends after the last edit`,
+  freshwire demo --once   # ends after the last edit
+  freshwire demo federation --once   # two hubs, and what crosses between them`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.play(cmd.Context(), once) },
 	}
 	cmd.Flags().BoolVar(&once, "once", false, "end after the last edit")
+	cmd.AddCommand(c.demoFederation())
 	return cmd
 }
 
