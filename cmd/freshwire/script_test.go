@@ -61,7 +61,7 @@ func TestStories(t *testing.T) {
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
 			"hub": scriptStart, "status": scriptStatus, "lines": scriptLines, "list": scriptList, "cut": scriptCut, "spoil": scriptSpoil,
 			"compress": scriptCompress, "empty": scriptEmpty, "forget": scriptForget, "teaches": scriptTeaches,
-			"serve": scriptServe, "cache": scriptCache, "await": scriptAwait, "expand": scriptExpand, "remember": scriptRemember,
+			"serve": scriptServe, "cache": scriptCache, "await": scriptAwait, "expand": scriptExpand, "remember": scriptRemember, "peers": scriptPeers,
 		},
 	})
 }
