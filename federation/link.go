@@ -237,7 +237,7 @@ func (l *link) watch(ctx context.Context) {
 			}
 			continue
 		}
-		n, err := l.p.o.Store.Forsake(ctx, l.url())
+		n, err := l.p.o.Store.Forsake(context.WithoutCancel(ctx), l.url())
 		switch {
 		case ctx.Err() != nil:
 			return

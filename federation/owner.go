@@ -97,7 +97,8 @@ func (p *Peers) ServeInterests(w http.ResponseWriter, r *http.Request) error {
 	}
 	l.registering.Lock()
 	defer l.registering.Unlock()
-	res, err := p.o.Store.Register(r.Context(), l.url(), reg, p.o.Interests)
+	// It is carried out to the end also for who does not wait for the answer.
+	res, err := p.o.Store.Register(context.WithoutCancel(r.Context()), l.url(), reg, p.o.Interests)
 	if err != nil {
 		return err
 	}

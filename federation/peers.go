@@ -312,8 +312,10 @@ func (p *Peers) put(peer Peer) (gone []*link) {
 	return gone
 }
 
-// changed makes durable what there is now, ends what is gone and starts what is new.
+// changed makes durable what there is now, ends what is gone and starts what is new. It
+// is done to the end also if ctx ends: links and store would not agree.
 func (p *Peers) changed(ctx context.Context, gone []*link) error {
+	ctx = context.WithoutCancel(ctx)
 	for _, l := range gone {
 		l.end()
 	}

@@ -187,7 +187,7 @@ func (s *session) meet(ctx context.Context) error {
 	if err := s.learn(ctx, key); err != nil {
 		return err
 	}
-	another, err := s.p.o.Store.MeetOwner(ctx, s.url(), s.epoch)
+	another, err := s.p.o.Store.MeetOwner(context.WithoutCancel(ctx), s.url(), s.epoch)
 	if another {
 		s.compareSoon()
 		s.log.Info("the peer was restored or is new: all is told anew", "epoch", doc.Epoch)
@@ -220,6 +220,7 @@ func (s *session) learn(ctx context.Context, key Key) error {
 	if !news && !moved {
 		return nil
 	}
+	ctx = context.WithoutCancel(ctx) // what is named by half has to be named again
 	s.p.changing.Lock()
 	defer s.p.changing.Unlock()
 	if l, err := s.p.find(s.url()); err != nil || l != s.link {
@@ -470,7 +471,8 @@ func gather(first told, more <-chan told) told {
 	return first
 }
 
-// apply has the store hear what was told. A level that is none costs nobody but itself.
+// apply has the store hear what was told, also if the session ends meanwhile: what came
+// before a fault is good. A level that is none costs nobody but itself.
 func (s *session) apply(ctx context.Context, e told) error {
 	good, refused := e.levels[:0], uint64(0)
 	for _, l := range e.levels {
@@ -482,7 +484,7 @@ func (s *session) apply(ctx context.Context, e told) error {
 		}
 		good = append(good, l)
 	}
-	h, err := s.p.o.Store.Hear(ctx, s.url(), s.epoch, good, e.position)
+	h, err := s.p.o.Store.Hear(context.WithoutCancel(ctx), s.url(), s.epoch, good, e.position)
 	if err != nil {
 		return err
 	}
