@@ -35,6 +35,8 @@ const (
 var (
 	// errKicked ends a session that is to begin anew.
 	errKicked = errors.New("the session begins anew")
+	// errGap reports that the peer has applied other ops than were known here.
+	errGap = errors.New("the peer has applied other changes than it was told")
 	// errReset reports that the peer cannot go on from the position.
 	errReset = errors.New("the peer says that it cannot go on from here")
 )
@@ -242,6 +244,7 @@ func (s *session) learn(ctx context.Context, key Key) error {
 func (s *session) register(ctx context.Context) error {
 	wait := backOff{pace: s.p.pace}
 	said := uint64(0) // generation that the peer has heard of
+	gaps := 0
 	for {
 		rung := s.p.o.Store.OpsRung()
 		standing, ops, err := s.p.o.Store.Ops(ctx, s.url(), min(s.doc.Limits.Ops, graph.MaxOps))
@@ -265,7 +268,10 @@ func (s *session) register(ctx context.Context) error {
 			return ctx.Err()
 		case errors.As(err, &no) && !no.passes():
 			return err
+		case errors.Is(err, errGap) && gaps == 0: // it is told from there at once, but not for ever
+			gaps++
 		default:
+			s.count(func(c *Counts) { c.Failures++ })
 			s.log.Warn("the peer was not told what is wanted", "err", err)
 			if !sleep(ctx, wait.next(err), nil) {
 				return ctx.Err()
@@ -286,7 +292,7 @@ func (s *session) registerSome(ctx context.Context, standing *graph.Session, ops
 			return err
 		}
 		s.log.Info("the peer has applied other changes than were known here", "generation", gap.Generation, "applied", gap.Applied)
-		return s.p.o.Store.Misfit(ctx, s.url(), gap)
+		return errors.Join(errGap, s.p.o.Store.Misfit(ctx, s.url(), gap))
 	}
 	if err != nil {
 		return err
@@ -295,8 +301,11 @@ func (s *session) registerSome(ctx context.Context, standing *graph.Session, ops
 	if err != nil {
 		return err
 	}
+	if n > 0 && (res.Applied <= standing.Taken || res.Applied-standing.Taken > standing.Pending) {
+		return malformed("%d ops are said to be applied; of %d that were, %d more are there", res.Applied, standing.Taken, standing.Pending)
+	}
 	if res.Rejected > 0 {
-		s.log.Warn("the peer does not tell of all that is wanted", "rejected", res.Rejected, "first", res.First)
+		s.log.Warn("the peer does not tell of all that is wanted", "rejected", res.Rejected, "first", clip(res.First))
 	}
 	s.count(func(c *Counts) {
 		c.Taken += uint64(n)
