@@ -3,7 +3,9 @@ package federation
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -77,6 +79,7 @@ type Counts struct {
 	Taken    uint64      // ops that the peer took
 	Rejected uint64      // ops that the peer did not carry out
 	Denied   uint64      // ops of the peer that were not carried out here
+	Faulty   uint64      // requests in its name that were none of the protocol, or did not prove who asks
 	First    string      // why the last of those that the peer did not carry out was not
 	Sessions uint64
 	Failures uint64
@@ -201,6 +204,14 @@ func (l *link) alive() {
 	l.mu.Unlock()
 	if away {
 		l.compareSoon()
+	}
+}
+
+// heed counts a request of the peer, or in its name, that was refused for what it is.
+func (l *link) heed(err error) {
+	long, none := (*http.MaxBytesError)(nil), (*graph.InvalidError)(nil)
+	if errors.Is(err, ErrToken) || errors.Is(err, ErrMessage) || errors.As(err, &long) || errors.As(err, &none) {
+		l.count(func(c *Counts) { c.Faulty++ })
 	}
 }
 

@@ -52,6 +52,9 @@ func (p *Peers) peerOf(r *http.Request) (*link, error) {
 		return l.key, l.key.ID != "" // without it, its document was never seen
 	})
 	if err != nil {
+		if found != nil {
+			found.heed(err)
+		}
 		return nil, err
 	}
 	if found.isPaused() {
@@ -82,11 +85,12 @@ func answer(w http.ResponseWriter, v any) error {
 }
 
 // ServeInterests takes what a peer wants to hear.
-func (p *Peers) ServeInterests(w http.ResponseWriter, r *http.Request) error {
+func (p *Peers) ServeInterests(w http.ResponseWriter, r *http.Request) (err error) {
 	l, err := p.peerOf(r)
 	if err != nil {
 		return err
 	}
+	defer func() { l.heed(err) }()
 	body, err := readBody(w, r)
 	if err != nil {
 		return err
@@ -110,11 +114,12 @@ func (p *Peers) ServeInterests(w http.ResponseWriter, r *http.Request) error {
 }
 
 // ServeAck notes how far a peer has heard.
-func (p *Peers) ServeAck(w http.ResponseWriter, r *http.Request) error {
+func (p *Peers) ServeAck(w http.ResponseWriter, r *http.Request) (err error) {
 	l, err := p.peerOf(r)
 	if err != nil {
 		return err
 	}
+	defer func() { l.heed(err) }()
 	body, err := readBody(w, r)
 	if err != nil {
 		return err
@@ -139,6 +144,7 @@ func (p *Peers) ServeStream(w http.ResponseWriter, r *http.Request) error {
 	}
 	at, err := positionOf(r)
 	if err != nil {
+		l.heed(err)
 		return err
 	}
 	ctx, done := l.telling.take(r.Context())

@@ -255,6 +255,7 @@ var (
 	descPeerInterests = desc("peer_interests", "Resources of this hub that something at the peer depends on.", "peer")
 	descPeerPending   = desc("peer_pending_ops", "Changes of what is wanted that the peer has not taken yet.", "peer")
 	descPeerRejected  = desc("peer_rejected_total", "Resources that were asked for and not granted, by who did not.", "peer", "by")
+	descPeerFaulty    = desc("peer_faulty_requests_total", "Requests in the name of the peer that were none of the protocol, or did not prove who asks.", "peer")
 	descPeerFailures  = desc("peer_failures_total", "Connections to the peer that failed.", "peer")
 	descPeerSilence   = desc("peer_silence_seconds", "Time since the last sign of life of the peer.", "peer")
 	descPeerMended    = desc("peer_mended_total", "Differences that comparisons found and mended.", "peer")
@@ -262,7 +263,7 @@ var (
 
 func (c peerCollector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{descPeerUp, descPeerHeard, descPeerTold, descPeerMirrors, descPeerInterests, descPeerPending,
-		descPeerRejected, descPeerFailures, descPeerSilence, descPeerMended} {
+		descPeerRejected, descPeerFaulty, descPeerFailures, descPeerSilence, descPeerMended} {
 		ch <- d
 	}
 }
@@ -294,6 +295,7 @@ func (c peerCollector) Collect(ch chan<- prometheus.Metric) {
 		gauge(descPeerPending, float64(s.Session.Pending), url)
 		counter(descPeerRejected, s.Rejected, url, "peer")
 		counter(descPeerRejected, s.Denied, url, "hub")
+		counter(descPeerFaulty, s.Faulty, url)
 		counter(descPeerFailures, s.Failures, url)
 		if !s.LastHeard.IsZero() {
 			gauge(descPeerSilence, time.Since(s.LastHeard).Seconds(), url)
