@@ -88,7 +88,7 @@ func (l *link) follow(ctx context.Context) {
 			continue
 		}
 		l.enter(Connecting, nil)
-		before := l.lifeSign()
+		began := time.Now()
 		err := l.session(ctx)
 		if ctx.Err() != nil {
 			return
@@ -97,7 +97,8 @@ func (l *link) follow(ctx context.Context) {
 			wait.good()
 			continue
 		}
-		if l.lifeSign().After(before) {
+		// Not a peer of which each session ends as soon as it has begun.
+		if time.Since(began) > l.p.pace.of(silence) {
 			wait.good()
 		}
 		d := wait.next(err)
@@ -111,12 +112,6 @@ func (l *link) follow(ctx context.Context) {
 			return
 		}
 	}
-}
-
-func (l *link) lifeSign() time.Time {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.heard
 }
 
 func (l *link) untilKicked(ctx context.Context) bool {
