@@ -9,7 +9,10 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/sync/errgroup"
 
@@ -30,6 +33,8 @@ const (
 	// maxWaiting bounds the events of a peer that are read and not applied yet; each is
 	// up to 1 MiB.
 	maxWaiting = 4
+	// maxShown bounds, in bytes, a text of a peer that is kept to be shown.
+	maxShown = 300
 )
 
 var (
@@ -44,7 +49,7 @@ var (
 // A Refusal is an answer of a peer that grants nothing.
 type Refusal struct {
 	Status int
-	Detail string        // what it says, up to 300 bytes
+	Detail string        // what it says, clipped
 	retry  time.Duration // that it asks to wait
 	body   []byte
 }
@@ -312,8 +317,15 @@ func (s *session) registerSome(ctx context.Context, standing *graph.Session, ops
 	return s.p.o.Store.OpsTaken(ctx, s.url(), standing.Generation, res.Applied)
 }
 
-// clip bounds a text of a peer that is shown to people.
-func clip(text string) string { return text[:min(len(text), 300)] }
+// clip bounds a text of a peer that is shown to people, on terminals as well.
+func clip(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) && r != utf8.RuneError { // which a text has that was cut
+			return r
+		}
+		return ' '
+	}, text[:min(len(text), maxShown)])
+}
 
 // call posts to an endpoint of the peer and returns what it answers.
 func (s *session) call(ctx context.Context, endpoint string, body []byte) ([]byte, error) {
@@ -413,6 +425,7 @@ func (s *session) readEvents(ctx context.Context, out chan<- told) error {
 		LastEventID: graph.Cursor{Epoch: s.epoch, Seq: standing.Position}.String(),
 		Opened:      s.alive,
 		Lost: func(err error, wait time.Duration) {
+			err = streamError(err)
 			s.enter(Waiting, fmt.Errorf("the stream of the peer ended: %w", err))
 			s.log.Info("the stream of the peer ended", "err", err, "again_in", wait)
 		}}
