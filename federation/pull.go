@@ -480,7 +480,7 @@ func gather(first told, more <-chan told) told {
 			if !ok {
 				return first
 			}
-			first.levels, first.position = append(first.levels, e.levels...), e.position
+			first.levels, first.position = append(first.levels, e.levels...), max(first.position, e.position)
 		default:
 			return first
 		}
