@@ -1,10 +1,12 @@
 package federation
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"github.com/freshwire/freshwire/graph"
 )
@@ -40,8 +42,30 @@ func malformed(format string, args ...any) error {
 
 // A states event carries levels and the teller's clock.
 type statesShape struct {
-	Now    time.Time    `json:"now"`
-	States []stateShape `json:"states"`
+	Now    time.Time `json:"now"`
+	States stateList `json:"states"`
+}
+
+type stateList []stateShape
+
+// UnmarshalJSON reads up to [maxStatesTaken] states. Of 1 MiB without any limit would
+// become a hundred.
+func (l *stateList) UnmarshalJSON(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return errors.Join(errors.New("states is not a list"), err)
+	}
+	for d.More() {
+		if len(*l) == maxStatesTaken {
+			return fmt.Errorf("more than %d in one event", maxStatesTaken)
+		}
+		var s stateShape
+		if err := d.Decode(&s); err != nil {
+			return err
+		}
+		*l = append(*l, s)
+	}
+	return nil
 }
 
 // stateShape is a level as it travels.
@@ -93,14 +117,14 @@ func encodeStates(levels []graph.Level) (b []byte, n int) {
 // decodeStates reads the levels of an event. What it does not know it passes over:
 // later versions may say more. What is wrong with a single level is not looked at.
 func decodeStates(b []byte) ([]graph.Level, error) {
+	if !utf8.Valid(b) { // it would be read as something else
+		return nil, malformed("states: it is not UTF-8")
+	}
 	var m statesShape
 	if err := json.Unmarshal(b, &m); err != nil {
 		return nil, malformed("states: %w", err)
 	}
-	switch {
-	case len(m.States) > maxStatesTaken:
-		return nil, malformed("states: more than %d in one event", maxStatesTaken)
-	case m.Now.IsZero():
+	if m.Now.IsZero() {
 		return nil, malformed("now is missing")
 	}
 	levels := make([]graph.Level, len(m.States))
