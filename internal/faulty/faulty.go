@@ -2,8 +2,10 @@
 //
 // A [Proxy] passes HTTP requests on, and answers piece by piece as they come, so
 // that endless streams go through it. A [Fault] says what befalls them. What
-// befalls the n-th request of a method and a path follows from the seed alone,
-// whatever else is under way; when it befalls it is the machine's.
+// befalls the n-th request of a caller, a method and a path follows from the seed
+// alone, whatever else is under way; when it befalls it is the machine's. The caller
+// is whom a request's token names as its issuer, as hubs do, signed or not: so a
+// network can be bad between two hubs of many, of which each has one name.
 //
 // Each request has a connection of its own, on both sides: no client sends one
 // again behind a test's back because a kept connection broke, as net/http does.
@@ -69,9 +71,10 @@ type Proxy struct {
 	mu      sync.Mutex
 	target  *url.URL // nil when there is none
 	fault   Fault
-	changed chan struct{} // closed when fault is another
+	callers map[string]Fault // of whom another fault befalls
+	changed chan struct{}    // closed when a fault is another
 	counts  Counts
-	asked   map[string]int // how often, by method and path
+	asked   map[string]int // how often, by caller, method and path
 	open    map[*link]struct{}
 }
 
@@ -89,7 +92,7 @@ func New(t testing.TB, target string, seed uint64) *Proxy {
 	p := &Proxy{
 		t: t, url: "http://" + listener.Addr().String(), seed: seed, ctx: ctx,
 		transport: &http.Transport{DisableKeepAlives: true, DisableCompression: true},
-		changed:   make(chan struct{}), asked: map[string]int{}, open: map[*link]struct{}{},
+		changed:   make(chan struct{}), callers: map[string]Fault{}, asked: map[string]int{}, open: map[*link]struct{}{},
 	}
 	p.Target(target)
 	server := &http.Server{
@@ -139,22 +142,55 @@ func (p *Proxy) Target(to string) {
 
 // Set makes f the fault from now on, also of requests that are under way, whose luck
 // stays what was drawn: what f would have cut is cut, waiting follows the new times,
-// and nothing that is sent after Set has returned passes a blackhole.
+// and nothing that is sent after Set has returned passes a blackhole. Callers with a
+// fault of their own keep it.
 func (p *Proxy) Set(f Fault) {
+	p.change(func() { p.fault = f })
+}
+
+// SetFor makes f the fault of one caller's requests, like [Proxy.Set], and nil that of
+// all. It befalls a request when its header has been read, which is late for a fault
+// that refuses; what names no caller, such as a request for a document, is never
+// concerned. A caller is an issuer of tokens, the URL of a hub.
+func (p *Proxy) SetFor(caller string, f *Fault) {
+	p.change(func() {
+		if f == nil {
+			delete(p.callers, caller)
+		} else {
+			p.callers[caller] = *f
+		}
+	})
+}
+
+// change lets other faults befall what is open.
+func (p *Proxy) change(set func()) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	begins, ends := f.Blackhole && !p.fault.Blackhole, p.fault.Blackhole && !f.Blackhole
-	p.fault = f
+	before := make(map[*link]Fault, len(p.open))
+	for l := range p.open {
+		before[l] = p.of(l)
+	}
+	set()
 	close(p.changed)
 	p.changed = make(chan struct{})
-	for l := range p.open {
+	for l, was := range before {
+		f := p.of(l)
 		switch {
-		case f.Refuse || ends || !f.Blackhole && l.passed > l.limit(f):
+		case f == was:
+		case f.Refuse || was.Blackhole && !f.Blackhole || !f.Blackhole && l.passed > l.limit(f):
 			p.cut(l)
-		case begins && l.busy:
+		case f.Blackhole && !was.Blackhole && l.busy:
 			p.counts.Held++
 		}
 	}
+}
+
+// of is the fault that befalls a link. The lock is held.
+func (p *Proxy) of(l *link) Fault {
+	if f, ok := p.callers[l.caller]; ok {
+		return f
+	}
+	return p.fault
 }
 
 // Cut resets every connection that is open, once: those that come later are not concerned.

@@ -3,6 +3,7 @@ package faulty_test
 import (
 	"bufio"
 	"context"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -638,6 +639,84 @@ func TestWhoIsRefusedIsReset(t *testing.T) {
 		t.Errorf("got %v, want a reset", err)
 	}
 	wantCounts(t, p, faulty.Counts{Refused: 1})
+}
+
+// as gives a request the token of a caller, which nobody has signed.
+func as(t *testing.T, p *faulty.Proxy, caller string) *http.Request {
+	t.Helper()
+	r, err := http.NewRequest(http.MethodGet, p.URL()+"/page", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if caller != "" {
+		claims := base64.RawURLEncoding.EncodeToString(fmt.Appendf(nil, `{"iss":%q}`, caller))
+		r.Header.Set("Authorization", "Bearer e30."+claims+".AAAA")
+	}
+	return r
+}
+
+func TestOneCallerHasAFaultOfItsOwn(t *testing.T) {
+	const b, c = "https://b.example", "https://c.example"
+	p := faulty.New(t, newHub(t).URL, 1)
+	ask := func(caller string) error {
+		r, err := client.Do(as(t, p, caller))
+		if err != nil {
+			return err
+		}
+		defer r.Body.Close()
+		_, err = io.Copy(io.Discard, r.Body)
+		return err
+	}
+	for _, f := range []faulty.Fault{{Refuse: true}, {Drop: 1}, {CutAfter: 1}} {
+		p.SetFor(b, &f)
+		if ask(b) == nil || ask(c) != nil || ask("") != nil {
+			t.Errorf("%+v of one caller befell others, or not that one", f)
+		}
+	}
+	p.Set(faulty.Fault{Drop: 1})
+	p.SetFor(b, &faulty.Fault{})
+	if ask(b) != nil || ask(c) == nil || ask("") == nil {
+		t.Error("a fault of all befell the caller who has one of its own, or not the others")
+	}
+	p.SetFor(b, nil)
+	if ask(b) == nil {
+		t.Error("who has no fault of its own any more is spared")
+	}
+	if got := p.Counts(); got.Refused != 1 {
+		t.Errorf("%d were refused, want the one whose caller was", got.Refused)
+	}
+}
+
+func TestABlackholeTakesWhatIsUnderWayOfOneCaller(t *testing.T) {
+	const b = "https://b.example"
+	p := faulty.New(t, newHub(t).URL, 1)
+	p.Set(faulty.Fault{Delay: time.Hour})
+	ended := map[string]chan error{}
+	for i, caller := range []string{b, ""} {
+		r, done := as(t, p, caller), make(chan error, 1)
+		ended[caller] = done
+		go func() {
+			answer, err := client.Do(r)
+			if err == nil {
+				err = answer.Body.Close()
+			}
+			done <- err
+		}()
+		await(t, "a request waits", func() bool { return p.Counts().Requests == i+1 })
+	}
+	p.SetFor(b, &faulty.Fault{Blackhole: true})
+	p.Set(faulty.Fault{})
+	if err := came(t, "the answer for who names no caller", ended[""]); err != nil {
+		t.Error(err)
+	}
+	nothing(t, "a request left the blackhole", ended[b])
+	p.SetFor(b, nil)
+	if err := came(t, "the end of who was held", ended[b]); err == nil {
+		t.Error("what a blackhole held was answered")
+	}
+	if got := p.Counts(); got.Held != 1 || got.Cut != 1 {
+		t.Errorf("counts %+v, want one that was held and then cut", got)
+	}
 }
 
 // The end of a test does not wait for anybody: goleak sees what would stay.

@@ -3,11 +3,14 @@ package faulty
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"net"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -17,9 +20,10 @@ type link struct {
 	*net.TCPConn                 // nil for a second request
 	ctx          context.Context // of the request to the target; ends when the link is broken
 	end          context.CancelFunc
-	busy         bool // its request is under way
-	passed       int  // bytes of the answer's body
-	luck         luck // drawn when the request begins, and the request's alone from then
+	caller       string // whom the token of its request names, "" for nobody
+	busy         bool   // its request is under way
+	passed       int    // bytes of the answer's body
+	luck         luck   // drawn when the request begins, and the request's alone from then
 }
 
 type linkKey struct{} // of the link in the context of a request
@@ -118,24 +122,48 @@ func (p *Proxy) forget(l *link) {
 	delete(p.open, l)
 }
 
-// take begins the request of a link.
-func (p *Proxy) take(l *link, r *http.Request) {
+// take begins the request of a link, and reports false if its caller is refused.
+func (p *Proxy) take(l *link, r *http.Request) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	what := r.Method + " " + r.URL.Path
+	l.caller = callerOf(r)
+	f := p.of(l)
+	if f.Refuse {
+		p.counts.Refused++
+		return false
+	}
+	what := l.caller + " " + r.Method + " " + r.URL.Path
 	l.luck, l.busy = draw(p.seed, what, p.asked[what]), true
 	p.asked[what]++
 	p.counts.Requests++
-	if p.fault.Blackhole {
+	if f.Blackhole {
 		p.counts.Held++
 	}
+	return true
+}
+
+// callerOf is the issuer that the token of a request names, whether it is true or not.
+func callerOf(r *http.Request) string {
+	_, token, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	b, err := base64.RawURLEncoding.DecodeString(parts[1])
+	claims := struct {
+		Issuer string `json:"iss"`
+	}{}
+	if err != nil || json.Unmarshal(b, &claims) != nil {
+		return ""
+	}
+	return claims.Issuer
 }
 
 // left ends the request of a client that has gone; from a blackhole nobody hears it.
 func (p *Proxy) left(l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if !p.fault.Blackhole {
+	if !p.of(l).Blackhole {
 		l.end()
 	}
 }

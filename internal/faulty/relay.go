@@ -24,8 +24,11 @@ var (
 // serve handles the request of a link.
 func (p *Proxy) serve(w http.ResponseWriter, r *http.Request) {
 	l := r.Context().Value(linkKey{}).(*link)
-	p.take(l, r)
 	defer p.forget(l)
+	if !p.take(l, r) {
+		l.reset()
+		panic(http.ErrAbortHandler)
+	}
 	defer context.AfterFunc(r.Context(), func() { p.left(l) })()
 	response, after, err := p.send(l, r)
 	if err == nil {
@@ -63,7 +66,7 @@ func (p *Proxy) send(l *link, r *http.Request) (response *http.Response, after f
 	after = func() {}
 	if len(body) > 0 && len(body) <= maxTwice && l.luck.duplicate < f.Duplicate {
 		p.count(&p.counts.Duplicated)
-		again := func() { p.running.Go(func() { p.sendAgain(r, body) }) }
+		again := func() { p.running.Go(func() { p.sendAgain(l.caller, r, body) }) }
 		if l.luck.beside {
 			again()
 		} else {
@@ -88,8 +91,9 @@ func (p *Proxy) send(l *link, r *http.Request) (response *http.Response, after f
 }
 
 // sendAgain sends a request once more and throws its answer away.
-func (p *Proxy) sendAgain(r *http.Request, body []byte) {
+func (p *Proxy) sendAgain(caller string, r *http.Request, body []byte) {
 	l := p.newLink(nil)
+	l.caller = caller
 	defer p.forget(l)
 	p.mu.Lock()
 	p.open[l] = struct{}{}
@@ -156,7 +160,7 @@ func (p *Proxy) answer(l *link, w http.ResponseWriter, body io.Reader) error {
 func (p *Proxy) pass(l *link, n int) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if room := l.limit(p.fault) - l.passed; n > room {
+	if room := l.limit(p.of(l)) - l.passed; n > room {
 		l.busy = false
 		p.counts.Cut++
 		return max(0, room), errCut
@@ -172,7 +176,7 @@ func atOnce(Fault) time.Duration { return 0 }
 func (p *Proxy) through(l *link, long func(Fault) time.Duration) (Fault, error) {
 	for began := time.Now(); ; {
 		p.mu.Lock()
-		f, changed := p.fault, p.changed
+		f, changed := p.of(l), p.changed
 		p.mu.Unlock()
 		left := long(f) - time.Since(began)
 		if !f.Blackhole && left <= 0 || l.ctx.Err() != nil {
