@@ -18,8 +18,9 @@ const (
 	// writeDeadline is how long a peer may take for one piece of a stream: who takes
 	// longer begins again from where it was, and costs no memory until then.
 	writeDeadline = 30 * time.Second
-	// askAgain is how long a peer is asked to wait before a stream that ended, in ms.
-	askAgain = 1000
+	// askAgain is how long a peer is asked to wait before it opens a stream that ended
+	// again: as long as a hub takes to start.
+	askAgain = time.Second
 )
 
 var (
@@ -198,7 +199,7 @@ type teller struct {
 
 // tell writes the stream until ctx or the hub ends, or the peer does not take it.
 func (s *teller) tell(ctx context.Context) error {
-	fmt.Fprintf(&s.frame, "retry: %d\n\n", askAgain)
+	fmt.Fprintf(&s.frame, "retry: %d\n\n", s.p.pace.of(askAgain).Milliseconds())
 	here := s.p.o.Store.Token().Epoch
 	if s.at.IsZero() { // it begins
 		s.at.Epoch = here
