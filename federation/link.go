@@ -150,10 +150,7 @@ func (l *link) wake() {
 	}
 	l.mu.Unlock()
 	if idle {
-		select {
-		case l.kicked <- struct{}{}:
-		default:
-		}
+		l.kick() // also out of the wait of a stream
 	}
 }
 

@@ -2,6 +2,7 @@ package federation
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/freshwire/freshwire/graph"
@@ -69,7 +70,30 @@ func TestWhatWasLostBetweenHubsIsFoundByAComparison(t *testing.T) {
 	})
 	// The peer takes what it never was asked for as asked, so that the first attempt at
 	// mending passes it by.
-	if s := status(); s.Mended < 2 || s.Heard.Changed != 301 {
-		t.Errorf("%d mended, %d changed, want 2 or more and 301", s.Mended, s.Heard.Changed)
+	until(t, "what changed is counted, and what was mended", func() bool { s := status(); return s.Mended >= 2 && s.Heard.Changed == 301 })
+}
+
+func TestAPeerThatWasPausedIsHeardAgainAtOnce(t *testing.T) {
+	commons := newHouse(t, "https://commons.example", Options{})
+	wiki := newHouse(t, "https://wiki.example", Options{})
+	commons.knows(wiki)
+	wiki.knows(commons)
+	following := func(h *house, peer *house) func() bool {
+		return func() bool {
+			s, err := h.peers.Status(peer.url())
+			return err == nil && s.Phase == Following
+		}
 	}
+	until(t, "both follow", func() bool { return following(wiki, commons)() && following(commons, wiki)() })
+	if err := wiki.peers.Pause(t.Context(), commons.url(), true); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "the other waits, for as long as it was asked to", func() bool {
+		s, err := commons.peers.Status(wiki.url())
+		return err == nil && s.Phase == Waiting && strings.Contains(s.Fault, "503")
+	})
+	if err := wiki.peers.Pause(t.Context(), commons.url(), false); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "both follow again", func() bool { return following(wiki, commons)() && following(commons, wiki)() })
 }

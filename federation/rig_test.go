@@ -191,6 +191,7 @@ func writeRefusal(w http.ResponseWriter, err error) {
 		status = http.StatusUnauthorized
 	case errors.Is(err, ErrPaused):
 		status = http.StatusServiceUnavailable
+		w.Header().Set("Retry-After", "60")
 	}
 	w.WriteHeader(status)
 	json.NewEncoder(w).Encode(body)

@@ -184,6 +184,9 @@ func (h *Hub) postPeers(p *federation.Peers, w http.ResponseWriter, r *http.Requ
 	if err := federation.CheckHub(peer.URL); err != nil {
 		return refuse(badValue, "url", "%v", err)
 	}
+	if peer.URL == h.cfg.hubName() {
+		return refuse(badValue, "url", "it is this hub itself")
+	}
 	if fingerprint == "" {
 		seen, err := p.Look(r.Context(), peer.URL)
 		if err != nil {
