@@ -485,10 +485,6 @@ func (d *twoHubs) nullEdit(ctx context.Context) error {
 
 // conclude shows how it is with both peers.
 func (d *twoHubs) conclude(ctx context.Context) error {
-	// Who was refused while the link was down would try again after a minute by itself.
-	if _, err := d.commons.hub.ControlPeer(ctx, d.articles.self.URL, "resume"); err != nil {
-		return err
-	}
 	if err := errors.Join(d.untilFollows(ctx, &d.commons, &d.articles), d.untilFollows(ctx, &d.articles, &d.commons)); err != nil {
 		return err
 	}
