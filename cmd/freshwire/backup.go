@@ -179,7 +179,10 @@ all of it is on disk, and not at all if the command is interrupted.
 
 It begins a new epoch. Readers who come with a cursor of the old one are told by an
 event "reset" that they may have missed notices, and producers' tokens of the old one
-prove nothing. Producers send again what they sent after the backup was made.`,
+prove nothing. Producers send again what they sent after the backup was made.
+
+Keys are in no backup. Copy the folder "keys" of the old data folder, or keep a copy of it:
+to its peers, and to readers of its digests, a hub with new keys is another.`,
 		Example: `  freshwire restore /mnt/backups/nightly-7 --data /var/lib/freshwire
   freshwire restore freshwire-data/backups/nightly-7 --link --data other`,
 		Args: args(cobra.ExactArgs(1)),

@@ -49,6 +49,7 @@ commands need the token of an administrator.`,
 		c.peerControl("pause", "stop all exchange; what the peer speaks for stays as it was heard last"),
 		c.peerControl("resume", "go on at once, also with what waits to be tried again"),
 		c.peerControl("resync", "have the peer tell all anew; nobody is told of what is as it was"),
+		c.peerControl("compare", "have what was heard of the peer compared with what it has, and mended"),
 		c.peerRemove())
 	return cmd
 }

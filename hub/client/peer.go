@@ -118,7 +118,7 @@ func (c *Client) AddPeer(ctx context.Context, d PeerDefinition) (p Peer, err err
 }
 
 // ControlPeer stops the exchange with a peer ("pause"), lets it go on at once
-// ("resume"), or has all told anew and compared ("resync").
+// ("resume"), or has all told anew and compared ("resync"), or compared alone ("compare").
 func (c *Client) ControlPeer(ctx context.Context, peer, action string) (p Peer, err error) {
 	err = c.send(ctx, http.MethodPost, "/v1/peer?"+url.Values{"url": {peer}}.Encode(), struct {
 		Action string `json:"action"`
