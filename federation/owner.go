@@ -18,6 +18,9 @@ const (
 	// writeDeadline is how long a peer may take for one piece of a stream: who takes
 	// longer begins again from where it was, and costs no memory until then.
 	writeDeadline = 30 * time.Second
+	// maxTold bounds the levels that are read at a time: each reading waits for a flush of
+	// the disk, and holds so many in memory.
+	maxTold = 2000
 	// askAgain is how long a peer is asked to wait before it opens a stream that ended
 	// again: as long as a hub takes to start.
 	askAgain = time.Second
@@ -215,7 +218,7 @@ func (s *teller) tell(ctx context.Context) error {
 	defer beat.Stop()
 	for {
 		rung := s.p.o.Store.LevelsRung()
-		levels, _, err := s.p.o.Store.Levels(ctx, s.url(), s.at.Seq, maxStates)
+		levels, _, err := s.p.o.Store.Levels(ctx, s.url(), s.at.Seq, maxTold)
 		if err != nil {
 			return err
 		}
