@@ -153,9 +153,13 @@ func (p *Peers) ServeStream(w http.ResponseWriter, r *http.Request) error {
 	}
 	ctx, done := l.telling.take(r.Context())
 	defer done()
+	if l.isPaused() { // just before there was a stream that could be ended
+		return ErrPaused
+	}
 	l.addStream(1)
 	defer l.addStream(-1)
 	s := &teller{link: l, w: w, control: http.NewResponseController(w), at: at}
+	defer s.cutAfter(ctx)()
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.Header().Set("Cache-Control", "no-store")
 	w.Header().Set("X-Accel-Buffering", "no")    // or a proxy keeps what is told
@@ -209,9 +213,9 @@ func (s *teller) tell(ctx context.Context) error {
 	}
 	if s.at.Epoch != here || s.at.Seq > s.p.o.Store.NewestLevel() {
 		s.event(eventReset, fmt.Appendf(nil, `{"epoch":%q}`, here.String()), "")
-		return s.send()
+		return s.send(ctx)
 	}
-	if err := s.send(); err != nil {
+	if err := s.send(ctx); err != nil {
 		return err
 	}
 	beat := time.NewTicker(s.p.pace.of(heartbeat))
@@ -241,7 +245,7 @@ func (s *teller) tell(ctx context.Context) error {
 			levels = levels[n:]
 			s.count(func(c *Counts) { c.Told += uint64(n) })
 		}
-		if err := s.send(); err != nil {
+		if err := s.send(ctx); err != nil {
 			return err
 		}
 		select {
@@ -254,6 +258,22 @@ func (s *teller) tell(ctx context.Context) error {
 	}
 }
 
+// cutAfter ends a write when ctx ends: who does not read would else keep a stream that is
+// over, and what it is to read, for as long as a write may take. Call done when nothing
+// more is written.
+func (s *teller) cutAfter(ctx context.Context) (done func()) {
+	cut := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(cut)
+		s.control.SetWriteDeadline(time.Now()) // a connection that has none ends by itself
+	})
+	return func() {
+		if !stop() {
+			<-cut
+		}
+	}
+}
+
 // event adds one event to what is sent next.
 func (s *teller) event(name string, data []byte, id string) {
 	if id != "" {
@@ -262,12 +282,15 @@ func (s *teller) event(name string, data []byte, id string) {
 	fmt.Fprintf(&s.frame, "event: %s\ndata: %s\n\n", name, data)
 }
 
-// send writes what was added, within a time.
-func (s *teller) send() error {
+// send writes what was added, within a time, unless ctx has ended.
+func (s *teller) send(ctx context.Context) error {
 	defer s.frame.Reset()
 	// The time of the whole answer would end the stream.
 	if err := s.control.SetWriteDeadline(time.Now().Add(writeDeadline)); err != nil {
 		return err
+	}
+	if ctx.Err() != nil { // cutAfter may have come before
+		return ctx.Err()
 	}
 	if _, err := s.w.Write(s.frame.Bytes()); err != nil {
 		return err
