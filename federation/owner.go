@@ -24,6 +24,8 @@ const (
 	// askAgain is how long a peer is asked to wait before it opens a stream that ended
 	// again: as long as a hub takes to start.
 	askAgain = time.Second
+	// maxAck bounds an acknowledgement in bytes: it is one position.
+	maxAck = 4 << 10
 )
 
 var (
@@ -99,12 +101,12 @@ func (p *Peers) ServeInterests(w http.ResponseWriter, r *http.Request) (err erro
 	if err != nil {
 		return err
 	}
+	l.registering.Lock() // to read takes up to a hundred times what was sent
+	defer l.registering.Unlock()
 	reg, err := decodeRegistration(body)
 	if err != nil {
 		return err
 	}
-	l.registering.Lock()
-	defer l.registering.Unlock()
 	// It is carried out to the end also for who does not wait for the answer.
 	res, err := p.o.Store.Register(context.WithoutCancel(r.Context()), l.url(), reg, p.o.Interests)
 	if err != nil {
@@ -124,6 +126,7 @@ func (p *Peers) ServeAck(w http.ResponseWriter, r *http.Request) (err error) {
 		return err
 	}
 	defer func() { l.heed(err) }()
+	r.Body = http.MaxBytesReader(w, r.Body, maxAck)
 	body, err := readBody(w, r)
 	if err != nil {
 		return err
