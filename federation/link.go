@@ -90,7 +90,7 @@ func (p *Peers) newLink(peer Peer) *link {
 	return &link{p: p, peer: peer, log: p.o.Log.With("peer", peer.URL), kicked: make(chan struct{}, 1), comparisons: make(chan struct{}, 1), phase: Connecting}
 }
 
-func (l *link) url() string { return l.peer.URL } // it never changes
+func (l *link) url() string { return l.peer.URL } // like the fingerprint it never changes
 
 // record is what is kept of the peer.
 func (l *link) record() graph.Record {

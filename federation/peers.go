@@ -299,15 +299,17 @@ func (p *Peers) put(peer Peer) (gone []*link) {
 	case equalPeers(&l.peer, &peer):
 		return nil
 	case l.peer.Fingerprint == peer.Fingerprint:
-		l.mu.Lock()
-		l.peer, l.asked = peer, time.Time{}
+		l.mu.Lock() // URL and fingerprint are read without it
+		l.peer.Authority, l.peer.Configured, l.asked = peer.Authority, peer.Configured, time.Time{}
 		l.mu.Unlock()
 		l.kick()
 		return nil
 	default: // another key: what was open with the old one ends
 		gone = []*link{l}
 	}
+	paused := l != nil && l.isPaused()
 	l = p.newLink(peer)
+	l.paused = paused
 	p.links[peer.URL] = l
 	return gone
 }

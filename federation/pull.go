@@ -140,6 +140,9 @@ func (l *link) session(ctx context.Context) error {
 	case <-l.kicked:
 	default:
 	}
+	if l.isPaused() { // just before there was a session that could be ended
+		return errKicked
+	}
 	clients, err := l.p.o.Dial(l.url())
 	if err != nil {
 		return err
