@@ -206,24 +206,21 @@ const (
 )
 
 func (p *Peers) plan(own []string, list []Peer) (changes []Change, err error) {
-	if err := CheckPeers(p.o.Identity.Hub(), own, list, p.o.Schemes...); err != nil {
+	named := map[string]bool{}
+	for _, peer := range list {
+		named[peer.URL] = true
+	}
+	all := slices.Clone(list)
+	for _, url := range slices.Sorted(maps.Keys(p.links)) {
+		if l := p.links[url]; !named[url] && !l.peer.Configured { // it stays
+			all = append(all, l.peer)
+		}
+	}
+	if err := CheckPeers(p.o.Identity.Hub(), own, all, p.o.Schemes...); err != nil {
 		return nil, err
 	}
 	if !slices.Equal(own, p.own) {
 		changes = append(changes, Change{"", Changed})
-	}
-	named := map[string]bool{}
-	others := 0
-	for _, peer := range list {
-		named[peer.URL] = true
-	}
-	for url, l := range p.links {
-		if !named[url] && !l.peer.Configured {
-			others++
-		}
-	}
-	if others+len(list) > MaxPeers {
-		return nil, ErrTooManyPeers
 	}
 	for _, peer := range list {
 		peer.Configured = true
@@ -360,9 +357,12 @@ func (p *Peers) name(ctx context.Context) error {
 	for _, prefix := range own {
 		taken[prefix] = true
 	}
+	// A peer that speaks for a thousand must not keep all others from being named.
+	room := graph.MaxAuthority - len(own)
 	for _, l := range p.links {
 		for _, prefix := range l.peer.Authority {
 			taken[prefix] = true
+			room--
 		}
 	}
 	var territories []graph.Territory
@@ -371,13 +371,17 @@ func (p *Peers) name(ctx context.Context) error {
 		t := graph.Territory{Peer: url, Authority: l.peer.Authority}
 		if len(t.Authority) == 0 {
 			for _, prefix := range l.confirmed() {
-				if !taken[prefix] {
+				if !taken[prefix] && room > 0 {
 					taken[prefix] = true
 					t.Authority = append(t.Authority, prefix)
+					room--
 				}
 			}
 		}
 		territories = append(territories, t)
+	}
+	if room <= 0 {
+		p.o.Log.Warn("there is no room for more that peers speak for", "prefixes", graph.MaxAuthority)
 	}
 	p.mu.Unlock()
 	return p.o.Store.SetAuthority(ctx, own, territories)
