@@ -54,7 +54,7 @@ type link struct {
 	paused   bool
 	key      Key       // zero until its document was seen
 	resolved []string  // what hosts of content confirm
-	asked    time.Time // when they were asked
+	askNext  time.Time // when to ask them again
 	claimed  []string  // for what
 	compared time.Time
 	due      time.Time // when to compare next; zero means as ever

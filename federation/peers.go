@@ -297,7 +297,7 @@ func (p *Peers) put(peer Peer) (gone []*link) {
 		return nil
 	case l.peer.Fingerprint == peer.Fingerprint:
 		l.mu.Lock() // URL and fingerprint are read without it
-		l.peer.Authority, l.peer.Configured, l.asked = peer.Authority, peer.Configured, time.Time{}
+		l.peer.Authority, l.peer.Configured, l.askNext = peer.Authority, peer.Configured, time.Time{}
 		l.mu.Unlock()
 		l.kick()
 		return nil
@@ -446,8 +446,8 @@ func (p *Peers) Pause(ctx context.Context, url string, paused bool) error {
 	return p.keep(ctx, nil)
 }
 
-// Resync has everything told anew that this hub wants to hear of a peer, and compares
-// afterwards. Nobody is told of what is as it was.
+// Resync has everything told anew that this hub wants to hear of a peer, asks the hosts
+// of content again, and compares afterwards. Nobody is told of what is as it was.
 func (p *Peers) Resync(ctx context.Context, url string) error {
 	l, err := p.find(url)
 	if err != nil {
@@ -456,6 +456,9 @@ func (p *Peers) Resync(ctx context.Context, url string) error {
 	if err := p.o.Store.Reregister(ctx, url); err != nil {
 		return err
 	}
+	l.mu.Lock()
+	l.askNext = time.Time{}
+	l.mu.Unlock()
 	l.kick()
 	return p.Compare(url)
 }

@@ -153,6 +153,9 @@ func (l *link) session(ctx context.Context) error {
 		return errors.Join(context.Cause(ctx), err)
 	}
 	l.count(func(c *Counts) { c.Sessions++ })
+	if at, ends := l.askedUntil(); ends {
+		defer time.AfterFunc(time.Until(at), func() { restart(errKicked) }).Stop()
+	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return s.register(ctx) })
 	group.Go(func() error { return s.listen(ctx) })

@@ -16,8 +16,14 @@ const (
 	// askEvery is how often hosts of content are asked who speaks for them, beside each
 	// time that a peer claims something else.
 	askEvery = 24 * time.Hour
+	// askSoon is when they are asked again if one did not answer: it may have been away
+	// for a moment, and what it would confirm is heard of nobody until then.
+	askSoon = 10 * time.Minute
 	// askTimeout bounds the question to one host.
 	askTimeout = 10 * time.Second
+	// askAllTimeout bounds the questions for one peer, which is not heard meanwhile: a
+	// hundred hosts that do not answer are no reason to take it for silent.
+	askAllTimeout = 30 * time.Second
 	// maxHosts bounds the hosts that are asked for one peer: a claim of a thousand
 	// prefixes must not have this hub call a thousand hosts.
 	maxHosts = 100
@@ -103,7 +109,7 @@ func (v *voucher) covers(hub, prefix string) bool {
 func (l *link) resolve(ctx context.Context, doc *Document) (prefixes []string, moved bool) {
 	l.mu.Lock()
 	before := l.resolved
-	current := slices.Equal(l.claimed, doc.Authority) && time.Since(l.asked) < l.p.pace.of(askEvery)
+	current := slices.Equal(l.claimed, doc.Authority) && time.Now().Before(l.askNext)
 	configured := len(l.peer.Authority) > 0
 	l.mu.Unlock()
 	if current || configured {
@@ -113,6 +119,9 @@ func (l *link) resolve(ctx context.Context, doc *Document) (prefixes []string, m
 		voucher
 		err error
 	}
+	ctx, cancel := context.WithTimeout(ctx, askAllTimeout)
+	defer cancel()
+	again := askEvery
 	hosts := map[string]*said{doc.Hub: {voucher: voucher{doc.Hub, doc.Authority}}}
 	for _, prefix := range doc.Authority {
 		origin, ok := originOf(prefix)
@@ -129,6 +138,7 @@ func (l *link) resolve(ctx context.Context, doc *Document) (prefixes []string, m
 			s.voucher, s.err = l.ask(ctx, origin)
 			hosts[origin] = s
 			if s.err != nil {
+				again = askSoon
 				l.log.Warn("a host does not say who speaks for it", "host", origin, "err", s.err)
 			}
 		}
@@ -139,9 +149,17 @@ func (l *link) resolve(ctx context.Context, doc *Document) (prefixes []string, m
 		}
 	}
 	l.mu.Lock()
-	l.asked, l.claimed = time.Now(), doc.Authority
+	l.askNext, l.claimed = time.Now().Add(l.p.pace.of(again)), doc.Authority
 	l.mu.Unlock()
 	return prefixes, !slices.Equal(prefixes, before)
+}
+
+// askedUntil is when a session ends because hosts of content are to be asked again;
+// false if the configuration says what the peer speaks for.
+func (l *link) askedUntil() (time.Time, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.askNext, len(l.peer.Authority) == 0
 }
 
 // ask has a host of content say who speaks for it.
