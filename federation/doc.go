@@ -7,5 +7,11 @@
 // with another one: whoever takes over a name does not take over the trust in it. A
 // [Document] shows the keys to everybody; reading one makes nobody a peer.
 //
-// Imports graph, for what is a URI and a prefix, and internal/strictjson. Starts no goroutine.
+// [Peers] are those others, and all that passes to and from them: each hub tells what it
+// wants to hear, and follows the levels of that. What is told and heard, and what follows
+// from it, is the graph's; here is how it travels, who may say what, and what is done
+// when it does not arrive. Everything here may be said by somebody who means harm.
+//
+// Imports graph, federation/follow and internal/strictjson. A few goroutines run for each
+// peer while [Peers.Run] does.
 package federation
