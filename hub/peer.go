@@ -197,6 +197,7 @@ func (h *Hub) postPeers(p *federation.Peers, w http.ResponseWriter, r *http.Requ
 	if peer.Fingerprint, err = federation.ParseFingerprint(fingerprint); err != nil {
 		return refuse(badValue, "fingerprint", "%v", err)
 	}
+	patient(w)
 	if err := p.Add(r.Context(), peer); err != nil {
 		if known := (*refusal)(nil); problemOf(err).Status == http.StatusInternalServerError && !errors.As(err, &known) {
 			return refuse(badValue, "authority", "%v", err) // what it says is about what was sent
@@ -205,6 +206,14 @@ func (h *Hub) postPeers(p *federation.Peers, w http.ResponseWriter, r *http.Requ
 	}
 	h.log.Info("a hub is a peer now", "peer", peer.URL)
 	return writePeer(p, w, peer.URL)
+}
+
+// patient lets an answer take as long as a look at each resource under the prefixes of a
+// peer does: on a large graph that is minutes.
+func patient(w http.ResponseWriter) {
+	control := http.NewResponseController(w)
+	control.SetReadDeadline(time.Time{})
+	control.SetWriteDeadline(time.Time{})
 }
 
 // postPeer pauses the exchange with a peer, resumes it, begins it anew, or has what was
@@ -239,6 +248,7 @@ func (h *Hub) deletePeer(p *federation.Peers, w http.ResponseWriter, r *http.Req
 	if err != nil {
 		return err
 	}
+	patient(w)
 	if err := p.Remove(r.Context(), url); err != nil {
 		return err
 	}
