@@ -221,6 +221,11 @@ func (r *run) troubleClusters() {
 			r.later(r.upTo(r.sc.span), func() { l.downTo = r.now().Add(r.upTo(100 * time.Second)) })
 		}
 	}
+	for _, l := range r.links {
+		for range 4 {
+			r.later(r.upTo(r.sc.span+time.Minute), func() { r.compare(l) })
+		}
+	}
 	for h, st := range r.stations {
 		if r.sc.lost && r.chance(.5) {
 			at := r.upTo(r.sc.span * 2 / 3)
@@ -463,14 +468,64 @@ func (r *run) checkMirrors() (int, string) {
 
 // unequal is something that two hubs do not have alike.
 func (r *run) unequal(l *link) int {
+	for _, d := range differences(l.to.entries(l.peer(), true).Entries, l.from.entries(l.self(), false).Entries) {
+		return r.byURI[d.uri()]
+	}
+	return 0
+}
+
+// compare lets a hub compare what it has of another with what that one has, however much
+// is on its way.
+func (r *run) compare(l *link) {
+	if r.now().Before(l.to.upAt) {
+		return
+	}
+	s, asked := l.to.s, l.to.entries(l.peer(), true).Horizon
+	r.message(l, func() {
+		page := l.from.entries(l.self(), false)
+		r.message(l, func() {
+			if s == l.to.s { // who asked is still there
+				r.reconcile(l, asked, page)
+			}
+		})
+	})
+}
+
+// reconcile mends what differs. Nothing was damaged, so that what was heard is never wrong.
+func (r *run) reconcile(l *link, asked Horizon, page ComparePage) {
+	c, err := l.to.s.Session(l.peer())
+	if err != nil || asked.Epoch != page.Epoch || c.Owner != page.Epoch {
+		return
+	}
+	found := differences(l.to.entries(l.peer(), true).Entries, page.Entries)
+	for _, d := range found {
+		if d.here != nil && d.there != nil && d.here.State != 0 && need(d.here, d.there, asked.Position, page.Position, c.Position) != mendNothing {
+			r.x, r.wrong = r.byURI[d.uri()], fmt.Sprintf("%s had heard up to %d of it and has %+v, and a comparison with %+v of %d finds it wrong", l.self(), asked.Position, *d.here, *d.there, page.Position)
+		}
+	}
+	rec := &reconciler{s: l.to.s, peer: l.peer(), p: l.to.s.PeerNumber(l.peer()), asked: asked, answered: page.Horizon}
+	for _, part := range [][]difference{nil, found} {
+		l.to.boundary("mend", l.to.commit(func(t *txn) {
+			n, err := rec.mendAll(t, part)
+			if err != nil || part == nil && n > 0 {
+				r.x, r.wrong = 0, fmt.Sprintf("%s mends a position: %d, %v", l.self(), n, err)
+			}
+		}))
+	}
+	r.after(l.to)
+}
+
+// entries lists all that one side of a boundary has.
+func (g *rig) entries(peer string, mirrors bool) ComparePage {
+	return g.entriesUpTo(peer, mirrors, MaxEntries)
+}
+
+func (g *rig) entriesUpTo(peer string, mirrors bool, limit int) ComparePage {
 	in := &span{}
 	for i := range in.leaves {
 		in.leaves[i] = 1<<64 - 1
 	}
-	ours, _ := l.to.s.readEntries(context.Background(), l.peer(), true, in, MaxEntries)
-	theirs, _ := l.from.s.readEntries(context.Background(), l.self(), false, in, MaxEntries)
-	for _, d := range differences(ours.Entries, theirs.Entries) {
-		return r.byURI[d.uri()]
-	}
-	return 0
+	page, err := g.s.readEntries(context.Background(), peer, mirrors, in, limit)
+	g.boundary("entries", err)
+	return page
 }

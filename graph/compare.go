@@ -28,10 +28,12 @@ const (
 	Leaves = 1 << 16
 	// MaxLeaves bounds the leaves that are listed. Each page of a listing is a scan of all
 	// that a peer wants, and one leaf of sixteen holds a sixteenth of it: of a million
-	// resources 13 pages on each side. If more differ, something has gone wrong at large,
-	// and to tell everything anew ([Store.Reregister]) is cheaper and surer.
+	// resources 13 pages, and as many scans of a few seconds on each side. If more differ,
+	// something has gone wrong at large, and to tell everything anew ([Store.Reregister])
+	// is cheaper and surer.
 	MaxLeaves = Leaves / 16
-	// MaxEntries bounds the entries of one page.
+	// MaxEntries bounds the entries of one page: what both sides hold in memory, and the
+	// ops that a page of a hostile owner can cause.
 	MaxEntries = 5000
 	// maxEntryBytes bounds the URIs of a page together, so that it fits into a message of
 	// 1 MiB whatever their length. One URI always has room.
@@ -119,10 +121,13 @@ func (s *Store) MirrorSums(ctx context.Context, peer string) (*Sums, error) {
 
 func (s *Store) sums(ctx context.Context, peer string, mirrors bool) (*Sums, error) {
 	sums, err := s.readSums(ctx, peer, mirrors)
+	if err == nil {
+		err = s.relieve(ctx, func(*txn) {}) // as of levels: what was read is durable when this is
+	}
 	if err != nil {
 		return nil, err
 	}
-	return sums, s.relieve(ctx, func(*txn) {}) // see Levels: what was read is durable when this is
+	return sums, nil
 }
 
 func (s *Store) readSums(ctx context.Context, peer string, mirrors bool) (sums *Sums, err error) {
@@ -137,8 +142,9 @@ func (s *Store) readSums(ctx context.Context, peer string, mirrors bool) (sums *
 }
 
 // InterestEntries lists what a peer wants to hear in some leaves, at most [MaxLeaves],
-// after a URI: at most limit entries, and no more than [MaxEntries]. A page is a scan of all that the
-// peer wants, beside everything else; all that it speaks of is durable.
+// after a URI, "" for the first: up to limit entries, and no more than [MaxEntries]. A page
+// is a scan of all that the peer wants, beside everything else; all that it speaks of is
+// durable.
 func (s *Store) InterestEntries(ctx context.Context, peer string, leaves []uint16, after string, limit int) (ComparePage, error) {
 	return s.entries(ctx, peer, false, leaves, after, limit)
 }
@@ -154,10 +160,13 @@ func (s *Store) entries(ctx context.Context, peer string, mirrors bool, leaves [
 		return ComparePage{}, err
 	}
 	page, err := s.readEntries(ctx, peer, mirrors, in, limit)
+	if err == nil {
+		err = s.relieve(ctx, func(*txn) {})
+	}
 	if err != nil {
 		return ComparePage{}, err
 	}
-	return page, s.relieve(ctx, func(*txn) {})
+	return page, nil
 }
 
 func (s *Store) readEntries(ctx context.Context, peer string, mirrors bool, in *span, limit int) (page ComparePage, err error) {
@@ -305,13 +314,16 @@ func (s *Store) view(peer string, mirrors bool) (*view, error) {
 	return v, nil
 }
 
-// sighting is what one side has of one URI.
+// sighting is what one side has of one URI. It is valid until the next.
 type sighting struct {
+	id    ID
 	leaf  uint16
-	uri   []byte // valid until the next
+	uri   []byte
 	name  uint64 // eight other bytes of the SHA-256 of the URI
+	row   *row   // as much of it as is told
 	sver  uint64
 	state uint64 // see [CompareEntry]
+	told  uint64 // at the owner: digest of the level that is told
 }
 
 func (e *sighting) sum() Sum {
@@ -347,24 +359,24 @@ func (v *view) each(ctx context.Context, leaves *leafSet, f func(e *sighting)) e
 		return errors.Join(err, names.Close())
 	}
 	var e sighting
+	var r row
 	err = v.ids(ctx, func(id ID, value []byte) error {
 		if !seek(names, spaceName, id) {
 			return names.Error()
 		}
-		e = sighting{uri: names.Value()}
+		r = row{id: id}
+		e = sighting{id: id, uri: names.Value(), row: &r}
 		digest := sha256.Sum256(e.uri)
 		e.leaf, e.name = binary.BigEndian.Uint16(digest[:]), binary.BigEndian.Uint64(digest[8:])
 		if leaves != nil && !leaves.has(e.leaf) {
 			return nil
 		}
-		r := &row{id: id}
 		if seek(rows, spaceRow, id) {
-			var err error
-			if r, err = decodeContent(id, rows.Value()); err != nil {
+			if err := r.decodeTold(rows.Value()); err != nil {
 				return err
 			}
 		}
-		if err := v.look(&e, value, r); err != nil {
+		if err := v.look(&e, value); err != nil {
 			return fmt.Errorf("resource %d: %w", id, err)
 		}
 		f(&e)
@@ -427,17 +439,17 @@ func seek(it *pebble.Iterator, space byte, id ID) bool {
 	return it.SeekGE(key) && bytes.Equal(it.Key(), key)
 }
 
-// look takes over what a row of the peer and that of the resource say.
-func (v *view) look(e *sighting, value []byte, r *row) error {
+// look takes over what the row of the peer says.
+func (v *view) look(e *sighting, value []byte) error {
 	if v.mirrors {
 		m, err := decodeMirror(value)
-		e.sver, e.state = m.heard(v.Epoch, r)
+		e.sver, e.state = m.heard(v.Epoch, e.row)
 		return err
 	}
 	i, err := decodeInterest(value)
-	e.sver = i.sver
+	e.sver, e.told = i.sver, i.digest
 	// What there is counts, and not the digest of what was told.
-	if l := levelOf(r, 0); l.Heard {
+	if l := levelOf(e.row, 0); l.Heard {
 		e.state = stateHash(l.Known, l.Cver, l.Version, l.Hash)
 	}
 	return err
@@ -452,18 +464,22 @@ func (m *mirror) heard(owner Epoch, r *row) (sver, state uint64) {
 	return m.sver, stateHash(r.is(rowKnown), m.cver, r.version, r.hash)
 }
 
-// decodeContent reads of a row what a comparison looks at.
-func decodeContent(id ID, b []byte) (*row, error) {
-	r := &row{id: id}
+// decodeTold reads of a row what levelOf looks at, but for the time of its change, which
+// goes with the count: dependencies, which may be many, are left alone.
+func (r *row) decodeTold(b []byte) error {
 	d := decoder{b: b}
 	for d.next(fieldChanged) {
 		switch d.tag {
 		case fieldFlags:
 			r.flags = rowFlags(d.uvarint())
+		case fieldType:
+			r.typ = d.text()
 		case fieldVersion:
 			r.version = d.text()
 		case fieldHash:
 			r.hash = d.text()
+		case fieldAliases:
+			r.aliases = d.texts()
 		case fieldChanged:
 			r.changed = d.uvarint()
 		default:
@@ -471,9 +487,9 @@ func decodeContent(id ID, b []byte) (*row, error) {
 		}
 	}
 	if d.bad {
-		return nil, fmt.Errorf("%w: resource %d, field %d", errRow, id, d.tag)
+		return fmt.Errorf("%w: resource %d, field %d", errRow, r.id, d.tag)
 	}
-	return r, nil
+	return nil
 }
 
 // mending is what one URI needs.
@@ -516,13 +532,14 @@ func need(here, there *CompareEntry, asked, answered, heard uint64) mending {
 }
 
 // MendInterests makes good what differs from a page of the owner's [Store.InterestEntries]
-// of these leaves after a URI, and returns how many URIs that were: it asks for what the
+// of these leaves after a URI, and returns how many that were: it asks for what the
 // owner does not tell, gives up what nobody here wants, and has anew what is not what it
 // should be. What is wrong with the owner's own rows [Store.AuditInterests] mends there, and
 // [Store.AuditMirrors] what ought to be a mirror here; call them first. Asked is the
 // horizon of the [Store.MirrorSums] that were taken before the owner was asked. An
-// [EpochError] says that the owner's store is another than then. It may be called with no
-// leaves: a position that the owner cannot have told is mended too.
+// [EpochError] says that the owner's store is another than then, an [InvalidError] that the
+// page is not what was asked for. A position that the owner cannot have told is mended too,
+// also with no leaves; who reads the owner's levels goes on from [Session].Position then.
 func (s *Store) MendInterests(ctx context.Context, peer string, asked Horizon, leaves []uint16, after string, page ComparePage) (mended int, err error) {
 	in, err := newSpan(leaves, after)
 	if err != nil {
@@ -582,7 +599,7 @@ func (s *Store) checkPage(in *span, page *ComparePage) error {
 		case CheckURI(e.URI, s.o.Schemes...) != nil:
 			return &InvalidError{Item: i, Field: "uri", Reason: CheckURI(e.URI, s.o.Schemes...).Error()}
 		case !in.has(k) || last != nil && k.compare(*last) <= 0:
-			return &InvalidError{Item: i, Field: "uri", Reason: "it was not asked for, or is not in its leafURI"}
+			return &InvalidError{Item: i, Field: "uri", Reason: "it was not asked for, or is not in its place"}
 		case e.Sver > maxLevel:
 			return &InvalidError{Item: i, Field: "sver", Reason: "more than 2^62"}
 		}
@@ -638,7 +655,8 @@ type reconciler struct {
 	mended          int
 }
 
-// commit looks at some differences once more, as things are now, and mends what still is one.
+// commit looks at some differences once more, as things are now, and mends what still is
+// one; with none it looks at the position.
 func (r *reconciler) commit(ctx context.Context, part []difference) error {
 	var refused error
 	n := 0
@@ -658,17 +676,11 @@ func (r *reconciler) mendAll(t *txn, part []difference) (mended int, err error) 
 	if c.owner != r.answered.Epoch {
 		return 0, &EpochError{Has: c.owner, Got: r.answered.Epoch}
 	}
-	if r.asked.Position > r.answered.Position && c.position > r.answered.Position {
-		// The owner has given no such number: what it gives from now on would not be heard.
-		c.position = r.answered.Position
-		t.keep(r.p, c)
-		mended++
+	if len(part) == 0 {
+		return r.mendPosition(t, c), nil
 	}
 	if c.taken == 0 && (c.last > 0 || c.covered != allIDs) {
-		return mended, nil // the owner is yet to hear of this generation, which tells all anew
-	}
-	if len(part) == 0 {
-		return mended, nil
+		return 0, nil // the owner is yet to hear of this generation, which tells all anew
 	}
 	pending := t.pendingOps(r.p, c)
 	for i := range part {
@@ -677,6 +689,17 @@ func (r *reconciler) mendAll(t *txn, part []difference) (mended int, err error) 
 		}
 	}
 	return mended, nil
+}
+
+// mendPosition goes back to where the owner is, if it has given no such number: what it
+// gives from now on would not be heard.
+func (r *reconciler) mendPosition(t *txn, c *session) (mended int) {
+	if r.asked.Position <= r.answered.Position || c.position <= r.answered.Position {
+		return 0
+	}
+	c.position = r.answered.Position
+	t.keep(r.p, c)
+	return 1
 }
 
 // pendingOps are the URIs of what the owner has yet to take, up to [MaxOps]: they differ
@@ -724,10 +747,11 @@ func (r *reconciler) mend(t *txn, c *session, d *difference, pending map[string]
 		return true
 	case mendNumber:
 		m.sver = r.answered.Position // what is told from now on is above it, and all before is old
+		check(t.b.Set(mirrorKey(r.p, id), m.append(nil), nil))
 	case mendAnew:
 		m.epoch = 0
+		check(t.b.Set(mirrorKey(r.p, id), m.append(nil), nil))
 	}
-	check(t.b.Set(mirrorKey(r.p, id), m.append(nil), nil))
 	if id > c.covered {
 		return false // it is yet to be asked for
 	}
@@ -737,13 +761,97 @@ func (r *reconciler) mend(t *txn, c *session, d *difference, pending map[string]
 
 // AuditInterests looks at each resource that a peer wants to hear, and at each level that
 // is to be told it: those that do not fit each other, or are not of what the resource is,
-// are told anew. It returns how many that were. It goes through all of them beside
-// everything else.
+// are told anew. It returns how many that were, and one more if their count was wrong. It
+// goes through all of them beside everything else; the apply loop looks at what seems
+// wrong.
 func (s *Store) AuditInterests(ctx context.Context, peer string) (mended int, err error) {
-	p := s.authority.Load().numbers[peer]
-	if p == 0 {
-		return 0, fmt.Errorf("peer %q: %w", peer, ErrUnknown)
+	l, err := s.lookAtInterests(ctx, peer)
+	if err != nil {
+		return 0, err
 	}
+	if l.misfit || len(l.doubts) > auditStep {
+		if mended, err = s.auditInterests(ctx, l.p); err != nil {
+			return mended, err
+		}
+		if l, err = s.lookAtInterests(ctx, peer); err != nil {
+			return mended, err
+		}
+	}
+	if len(l.doubts) == 0 && l.count == l.client.interests {
+		return mended, nil
+	}
+	n := 0
+	err = s.relieve(ctx, func(t *txn) {
+		n = 0
+		for _, id := range l.doubts[:min(len(l.doubts), auditStep)] {
+			if t.auditInterest(l.p, id) {
+				n++
+			}
+		}
+		// What came and went since moved both alike, unless the peer began anew.
+		c := t.s.peers.clients[l.p]
+		if c != nil && c.epoch == l.client.epoch && c.generation == l.client.generation && l.count != l.client.interests {
+			c.interests += l.count - l.client.interests
+			t.keepClient(l.p, c)
+			n++
+		}
+	})
+	return mended + n, err
+}
+
+// interestLook is what there is to see of the interests of a peer without the apply loop.
+type interestLook struct {
+	p      PeerID
+	client client
+	count  int64 // interests there are
+	// misfit is whether interests and levels do not belong to each other.
+	misfit bool
+	doubts []ID // told something else, it seems; at most auditStep and one
+}
+
+func (s *Store) lookAtInterests(ctx context.Context, peer string) (l interestLook, err error) {
+	v, err := s.view(peer, false)
+	if err != nil {
+		return l, err
+	}
+	defer func() { err = errors.Join(err, v.snap.Close()) }()
+	l.p, l.client = v.p, v.client
+	var pairs uint64 // each id and number is added once as an interest and taken away once as a level
+	err = v.each(ctx, nil, func(e *sighting) {
+		l.count++
+		pairs += digestOf(uint64(e.id), e.sver)
+		s.mu.RLock()
+		w, wanted := s.col.get(e.id), s.peers.exports.has(e.id)
+		s.mu.RUnlock()
+		if level := levelOf(e.row, w); (!wanted || level.digest() != e.told) && len(l.doubts) <= auditStep {
+			l.doubts = append(l.doubts, e.id)
+		}
+	})
+	if err != nil {
+		return l, err
+	}
+	levels := peerKey(peerLevel, v.p)
+	it, err := v.iter(levels)
+	if err != nil {
+		return l, err
+	}
+	n := 0
+	for it.First(); it.Valid() && err == nil; it.Next() {
+		if n++; n%lookEvery == 0 {
+			err = ctx.Err()
+		}
+		sver := parseSeq(it.Key()[len(levels):])
+		l.misfit = l.misfit || len(it.Value()) != idSize || sver > v.Position
+		if len(it.Value()) == idSize {
+			pairs -= digestOf(uint64(parseID(it.Value())), sver)
+		}
+	}
+	l.misfit = l.misfit || pairs != 0
+	return l, errors.Join(err, it.Error(), it.Close())
+}
+
+// auditInterests looks at all levels and interests of a peer in the apply loop.
+func (s *Store) auditInterests(ctx context.Context, p PeerID) (mended int, err error) {
 	levels := peerKey(peerLevel, p)
 	mended, err = s.auditKeys(ctx, levels, after(levels), func(t *txn, key, _ []byte) bool { return t.auditLevel(p, key) })
 	if err != nil {
@@ -754,15 +862,7 @@ func (s *Store) AuditInterests(ctx context.Context, peer string) (mended int, er
 		id, ok := interestOf(key, p)
 		return ok && t.auditInterest(p, id)
 	})
-	mended += n
-	if err != nil {
-		return mended, err
-	}
-	wrong, err := s.recount(ctx, peer)
-	if wrong {
-		mended++
-	}
-	return mended, err
+	return mended + n, err
 }
 
 // auditLevel: a level belongs to an interest of that number. If there is none in its
@@ -819,26 +919,4 @@ func (t *txn) auditInterest(p PeerID, id ID) (mended bool) {
 	t.s.peers.exports.add(id)
 	t.tellOne(p, id, digest)
 	return true
-}
-
-// recount counts what a peer wants, which only grows and shrinks by one as a rule, and
-// mends the count. What comes and goes meanwhile moves both alike.
-func (s *Store) recount(ctx context.Context, peer string) (wrong bool, err error) {
-	v, err := s.view(peer, false)
-	if err != nil {
-		return false, err
-	}
-	was, n := v.client, int64(0)
-	err = v.ids(ctx, func(ID, []byte) error { n++; return nil })
-	if err = errors.Join(err, v.snap.Close()); err != nil || n == was.interests {
-		return false, err
-	}
-	err = s.relieve(ctx, func(t *txn) {
-		c := t.s.peers.clients[v.p]
-		if wrong = c != nil && c.epoch == was.epoch && c.generation == was.generation; wrong {
-			c.interests += n - was.interests
-			t.keepClient(v.p, c)
-		}
-	})
-	return wrong, err
 }

@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -192,6 +193,8 @@ type misfortune struct {
 	deaf bool
 	// mute is whether no level can be told before it is mended.
 	mute bool
+	// unseen is whether a comparison has nothing to find.
+	unseen bool
 }
 
 // mirrorRow changes what the dependent keeps of X.
@@ -217,6 +220,14 @@ func (p *pair) contentRow(change func(r *row), state State) {
 	}))
 }
 
+func (p *pair) word(flag word, on bool) {
+	g := p.dependent
+	g.boundary("damage", g.commit(func(t *txn) {
+		id, _ := t.find(foreign("X"))
+		t.put(id, t.word(id).with(flag, on))
+	}))
+}
+
 // interestRow changes what the owner keeps of a resource that the dependent wants.
 func (p *pair) interestRow(name string, change func(t *txn, peer PeerID, id ID, i interest)) {
 	g := p.owner
@@ -237,7 +248,8 @@ func (g *rig) reopened(damage func(t *txn)) {
 }
 
 var damagesOfMirrors = []misfortune{
-	{name: "nothing", do: func(*pair) {}},
+	{name: "nothing", do: func(*pair) {}, unseen: true},
+	{name: "it is said to be unsettled", do: func(p *pair) { p.word(wordPeerBusy, true) }, unseen: true},
 	{name: "a number that no level reaches", do: func(p *pair) { p.mirrorRow(func(m *mirror) { m.sver += 1 << 40 }) }},
 	{name: "the number of another level", do: func(p *pair) { p.mirrorRow(func(m *mirror) { m.sver++ }) }},
 	{name: "a lower number", do: func(p *pair) { p.mirrorRow(func(m *mirror) { m.sver = 0 }) }},
@@ -255,13 +267,7 @@ var damagesOfMirrors = []misfortune{
 	{name: "another hash", do: func(p *pair) { p.contentRow(func(r *row) { r.hash = "hZ" }, Clean) }, refreshes: 1},
 	{name: "it is said to be gone", do: func(p *pair) { p.contentRow(func(r *row) { r.set(rowKnown, false) }, Stub) }, refreshes: 1},
 	{name: "it is said never to have been heard of", do: func(p *pair) { p.contentRow(func(r *row) { r.set(rowHeard, false) }, Clean) }, refreshes: -1, deaf: true},
-	{name: "it is no mirror by its state", do: func(p *pair) {
-		g := p.dependent
-		g.boundary("damage", g.commit(func(t *txn) {
-			id, _ := t.find(foreign("X"))
-			t.put(id, t.word(id).with(wordMirror, false))
-		}))
-	}},
+	{name: "it is no mirror by its state", do: func(p *pair) { p.word(wordMirror, false) }},
 	{name: "a position that the owner has not reached", do: func(p *pair) {
 		g := p.dependent
 		g.boundary("damage", g.commit(func(t *txn) {
@@ -434,8 +440,8 @@ func TestAComparisonMendsWhateverIsDamaged(t *testing.T) {
 					}
 				}
 				p.dependent.want("E", Clean, 0)
-				if tt.name != "nothing" && !then.changed && found == (compared{}) {
-					t.Errorf("nothing was found")
+				if !then.changed && (found == (compared{})) != tt.unseen {
+					t.Errorf("found %+v", found)
 				}
 				p.write("X", "oC") // and it is heard of on and on
 				p.write("Y", "oD")
@@ -611,12 +617,32 @@ func TestSumsAreThoseOfWhatEachSideHas(t *testing.T) {
 		if ours, _ := p.sums(); len(p.model.needed) < 10 || whole(ours).States == 0 || ours.Position == 0 || ours.Epoch != p.owner.epoch {
 			t.Fatalf("seed %d: %d mirrors, and the sums are %+v of %+v", seed, len(p.model.needed), whole(ours), ours.Horizon)
 		}
+		if l, err := p.owner.s.lookAtInterests(t.Context(), wikiHub); err != nil || l.misfit || len(l.doubts) > 0 {
+			t.Errorf("seed %d: an audit doubts what is right: %+v, %v", seed, l, err)
+		}
 		if found := p.compare(3); found != (compared{}) {
 			t.Errorf("seed %d: a comparison at rest finds %+v", seed, found)
 		}
 		p.dependent.meet(other, 999) // what was heard of another store is not compared
 		clear(p.model.levels)
 		p.model.check(p, rng, -2)
+	}
+}
+
+func TestWhatIsKnownOfBeforeThePeerWasMetIsNotCompared(t *testing.T) {
+	g := newRig(t, Options{})
+	g.apply(Update{ID: "1", URI: foreign("X"), Version: "1", Hash: "h1", At: g.now()}) // nobody speaks for it yet
+	g.render("D", "", "d", noToken, madeOf("1"))
+	g.appointOther()
+	for _, epoch := range []Epoch{0, 7} {
+		g.meet(other, epoch)
+		if s, err := g.s.readSums(t.Context(), other, true); err != nil || whole(s).States != 0 || whole(s).Interests == 0 || s.Epoch != epoch {
+			t.Errorf("%+v of %+v, %v", whole(s), s.Horizon, err)
+		}
+	}
+	g.told(g.level(1, 9, "1"))
+	if s, err := g.s.readSums(t.Context(), other, true); err != nil || whole(s).States == 0 {
+		t.Errorf("%+v, %v", whole(s), err)
 	}
 }
 
@@ -704,14 +730,14 @@ func leavesOf(uris []string) (leaves []uint16) {
 
 func TestAListingComesInPagesOfItsOrder(t *testing.T) {
 	p := newPair(t)
-	uris := p.wantsMany(1500, func(i int) string { return foreign(fmt.Sprintf("%d/%s", i, strings.Repeat("x", 1900))) })
+	uris := p.wantsMany(1500, func(i int) string { return foreign(fmt.Sprintf("%d/%s", i, strings.Repeat("x", i%2*1900))) })
 	some := uris[100:1400]
 	for _, mirrors := range []bool{true, false} {
 		s, peer := p.owner.s, wikiHub
 		if mirrors {
 			s, peer = p.dependent.s, other
 		}
-		for _, limit := range []int{0, 7, MaxEntries, MaxEntries + 1} {
+		for _, limit := range []int{0, 70, MaxEntries} {
 			var got []string
 			in, err := newSpan(leavesOf(some), "")
 			page := ComparePage{More: true}
@@ -733,22 +759,65 @@ func TestAListingComesInPagesOfItsOrder(t *testing.T) {
 	}
 }
 
+func TestAPageIsTheLongestBeginningThatHasRoom(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 6))
+	for run := range 200 {
+		var all []listed
+		for i := range 150 {
+			length := []int{1, 3000, 20_000}[rng.IntN(3)]
+			all = append(all, listed{leafURI{uint16(rng.IntN(50)), fmt.Sprint(i, strings.Repeat("x", length))}, uint64(i), 1})
+		}
+		l := earliest{limit: 1 + rng.IntN(160)}
+		for _, e := range all {
+			l.take(e)
+		}
+		slices.SortFunc(all, func(a, b listed) int { return a.compare(b.leafURI) })
+		n, bytes := 0, 0
+		for n < min(len(all), l.limit) && (n == 0 || bytes+len(all[n].uri) <= maxEntryBytes) {
+			bytes += len(all[n].uri)
+			n++
+		}
+		got := l.sorted()
+		for i := range min(n, len(got)) {
+			if got[i] != (CompareEntry{all[i].uri, all[i].sver, 1}) {
+				t.Fatalf("run %d: entry %d is number %d, want %d", run, i, got[i].Sver, all[i].sver)
+			}
+		}
+		if len(got) != n || (l.cut != nil) != (n < len(all)) {
+			t.Fatalf("run %d: %d entries, want %d of %d; more: %t", run, len(got), n, len(all), l.cut != nil)
+		}
+	}
+}
+
 func TestAComparisonOfMuchThatWasLostTakesManyPages(t *testing.T) {
 	p := newPair(t)
-	uris := p.wantsMany(700, func(i int) string { return foreign(fmt.Sprintf("%d/%s", i, strings.Repeat("x", 1900))) })
+	name := func(i int) string { return fmt.Sprintf("%d/%s", i, strings.Repeat("x", 1900)) }
+	for i := range 350 {
+		p.write(name(i), "o1")
+	}
+	uris := p.wantsMany(350, func(i int) string { return foreign(name(i)) })
 	p.wantAgreement()
 	p.interestRow("", func(tx *txn, peer PeerID, _ ID, _ interest) {
 		c := tx.s.peers.clients[peer]
 		for i, uri := range uris {
-			if id, _ := tx.find(uri); i%7 > 0 {
+			if id, _ := tx.find(uri); i%7 > 3 {
 				tx.dropInterest(peer, id)
 				c.interests--
 			}
 		}
 		tx.keepClient(peer, c)
 	})
-	if found := p.compare(10); found != (compared{mended: 600}) {
-		t.Errorf("%+v, want 600 to be mended", found)
+	d := p.dependent
+	d.boundary("damage", d.commit(func(tx *txn) {
+		for i, uri := range uris {
+			if id, _ := tx.find(uri); i%7 > 0 && i%7 <= 3 {
+				m := mirror{epoch: p.owner.epoch, sver: 1 << 40}
+				check(tx.b.Set(mirrorKey(d.s.PeerNumber(other), id), m.append(nil), nil))
+			}
+		}
+	}))
+	if found := p.compare(10); found != (compared{mended: 300}) {
+		t.Errorf("%+v, want 300 to be mended", found)
 	}
 	p.deliver()
 	p.wantAgreement()
@@ -871,7 +940,10 @@ func TestNothingIsComparedThatMayBeLost(t *testing.T) {
 
 func TestAScanThatNobodyWaitsForEnds(t *testing.T) {
 	p := newPair(t)
-	p.wantsMany(2*lookEvery, func(i int) string { return foreign(fmt.Sprint(i)) })
+	p.wantsMany(MaxEntries+100, func(i int) string { return foreign(fmt.Sprint(i)) })
+	if page := p.owner.entriesUpTo(wikiHub, false, MaxEntries+50); len(page.Entries) != MaxEntries || !page.More {
+		t.Errorf("a page of %d entries, more: %t", len(page.Entries), page.More)
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for _, err := range []error{
@@ -882,6 +954,50 @@ func TestAScanThatNobodyWaitsForEnds(t *testing.T) {
 			t.Errorf("%v", err)
 		}
 	}
+}
+
+func TestAnAuditDoubtsNothingThatMovesMeanwhile(t *testing.T) {
+	p := atPeace(t)
+	p.owner.loop(func(ctx context.Context, s *Store) {
+		var busy sync.WaitGroup
+		c, err := s.Client(wikiHub)
+		p.owner.boundary("client", err)
+		busy.Go(func() { // "made" is dirty and clean in turns
+			for i := range 200 {
+				_, err := s.Apply(ctx, "", []Update{
+					{URI: foreign("Y"), Version: fmt.Sprint("o", i), Hash: fmt.Sprint("h", i), At: p.owner.now()},
+					{URI: foreign("made"), Type: "html", Hash: fmt.Sprint("h", i/2), At: p.owner.now(), Deps: []Dep{{URI: foreign("Y"), Seen: fmt.Sprint("o", i)}}},
+				})
+				if err != nil {
+					t.Errorf("apply: %v", err)
+				}
+			}
+		})
+		busy.Go(func() { // of two that come one is given up
+			for i := range uint64(100) {
+				r := Registration{Epoch: c.Epoch, Generation: c.Generation, Base: c.Applied + i}
+				r.Ops = []InterestOp{{N: r.Base + 1, Add: i%3 < 2, URI: foreign(fmt.Sprint("z", i-i%3/2*2))}}
+				if res, err := s.Register(ctx, wikiHub, r, 1000); err != nil || res.Rejected > 0 {
+					t.Errorf("register: %+v, %v", res, err)
+				}
+			}
+		})
+		ended := make(chan struct{})
+		go func() { busy.Wait(); close(ended) }()
+		for audits := 0; ; audits++ {
+			if n, err := s.AuditInterests(ctx, wikiHub); n != 0 || err != nil {
+				t.Errorf("audit %d mends %d, %v", audits, n, err)
+			}
+			if _, err := s.InterestSums(ctx, wikiHub); err != nil {
+				t.Errorf("sums: %v", err)
+			}
+			select {
+			case <-ended:
+				return
+			default:
+			}
+		}
+	})
 }
 
 // BenchmarkCompare reports what sums of 100,000 resources and a page of them cost.

@@ -50,7 +50,7 @@ func (e *EpochError) Error() string {
 
 // mirror is the level that this hub has of a peer's resource.
 type mirror struct {
-	epoch      Epoch // 0 before anything was heard
+	epoch      Epoch // 0 before anything was heard, or if the numbers turned out to be wrong
 	sver, cver uint64
 	changedAt  int64 // as the peer said, µs
 }
