@@ -215,7 +215,7 @@ func (s *teller) tell(ctx context.Context) error {
 		s.at.Epoch = here
 	}
 	if s.at.Epoch != here || s.at.Seq > s.p.o.Store.NewestLevel() {
-		s.event(eventReset, fmt.Appendf(nil, `{"epoch":%q}`, here.String()), "")
+		s.event(eventReset, encodeReset(here), "")
 		return s.send(ctx)
 	}
 	if err := s.send(ctx); err != nil {

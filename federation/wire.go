@@ -53,7 +53,7 @@ type stateList []stateShape
 func (l *stateList) UnmarshalJSON(b []byte) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	if t, err := d.Token(); err != nil || t != json.Delim('[') {
-		return errors.Join(errors.New("states is not a list"), err)
+		return errors.New("states is not a list")
 	}
 	for d.More() {
 		if len(*l) == maxStatesTaken {
@@ -133,6 +133,9 @@ func decodeStates(b []byte) ([]graph.Level, error) {
 	}
 	return levels, nil
 }
+
+// encodeReset returns the data of the event that ends what cannot go on: the epoch now.
+func encodeReset(here graph.Epoch) []byte { return fmt.Appendf(nil, `{"epoch":%q}`, here) }
 
 // What an op does, in words.
 const (
@@ -239,9 +242,13 @@ func decodeAck(b []byte) (graph.Cursor, error) {
 	if err != nil {
 		return graph.Cursor{}, malformed("%w", err)
 	}
-	c, err := graph.ParseCursor(o.text("position"))
-	if err != nil || o.fault != nil {
-		return c, malformed("%w", errors.Join(o.fault, err))
+	text := o.text("position")
+	if o.fault != nil {
+		return graph.Cursor{}, malformed("%w", o.fault)
+	}
+	c, err := graph.ParseCursor(text)
+	if err != nil {
+		return c, malformed("position: %w", err)
 	}
 	return c, nil
 }
