@@ -18,11 +18,12 @@ func (c *cli) bench() *cobra.Command {
 		Long:  `Measures a hub from outside: what it does in a second, and whether it does it right.`,
 		Example: `  freshwire bench stream                       # 1,000 readers for 10 s
   freshwire bench callbacks                    # 500 subscribers that are called
+  freshwire bench peers                        # two hubs that are peers
   freshwire bench stream --help`,
 		Args: args(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(c.benchStream(), c.benchCallbacks())
+	cmd.AddCommand(c.benchStream(), c.benchCallbacks(), c.benchPeers())
 	return cmd
 }
 

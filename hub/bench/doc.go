@@ -19,6 +19,9 @@
 // each, whose documents are held against what was published, in turn with the calls of
 // a plain client ([Ceiling]) that bring the same bodies to the same servers.
 //
+// [Peers] does it for two hubs of which one tells the other: files change at the one, and
+// it is checked that each page at the other is to be refreshed, once.
+//
 // It waits for nothing without an end: a hub that makes no progress for
 // [Options.Patience] ends the phase, and what is missing is counted as lost.
 //
