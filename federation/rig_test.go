@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -18,6 +19,7 @@ import (
 // A house is a hub as its peers see it: a store, its identity, and what is served.
 type house struct {
 	t      testing.TB
+	disk   *vfs.MemFS
 	store  *graph.Store
 	id     *Identity
 	peers  *Peers
@@ -25,33 +27,46 @@ type house struct {
 	own    string // what it speaks for
 	// before sees each request before it is served, and may answer it itself.
 	before func(w http.ResponseWriter, r *http.Request) (done bool)
+	leave  func() // ends it; nil when that was done
 }
 
 // rigRate makes a minute of silence a quarter of a second.
 const rigRate = 240
 
-// newHouse opens a hub that speaks for a prefix. It ends with the test.
+// newHouse opens a hub that speaks for a prefix, at an address of this machine. It ends
+// with the test.
 func newHouse(t testing.TB, own string, o Options) *house {
 	t.Helper()
-	h := &house{t: t, own: own}
-	h.server = httptest.NewUnstartedServer(http.HandlerFunc(h.serve))
+	h := &house{t: t, own: own, disk: vfs.NewMem(), server: httptest.NewUnstartedServer(nil)}
+	o.Rate = rigRate
+	o.Dial = func(string) (Clients, error) { return plainClients(nil), nil }
+	h.open(o)
+	return h
+}
+
+// plainClients are what a hub calls a peer with: they follow no redirects.
+func plainClients(dial func(ctx context.Context, network, addr string) (net.Conn, error)) Clients {
+	transport := &http.Transport{DialContext: dial, DisableCompression: true}
+	c := &http.Client{Transport: transport, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
+	return Clients{c, c, transport.CloseIdleConnections}
+}
+
+// open opens the hub on its disk, and serves it.
+func (h *house) open(o Options) {
+	h.t.Helper()
+	t := h.t
+	h.server.Config.Handler = http.HandlerFunc(h.serve)
 	h.server.Start()
 	var err error
-	disk := vfs.NewMem()
-	if h.store, err = graph.Open("/data", graph.Options{FS: disk, MinFree: -1}); err != nil {
+	if h.store, err = graph.Open("/data", graph.Options{FS: h.disk, MinFree: -1, Cache: 1 << 20}); err != nil {
 		t.Fatal(err)
 	}
-	if h.id, err = OpenIdentity(disk, "/keys", h.url()); err != nil {
+	if h.id, err = OpenIdentity(h.disk, "/keys", h.url()); err != nil {
 		t.Fatal(err)
 	}
-	o.Store, o.Identity, o.Rate = h.store, h.id, rigRate
+	o.Store, o.Identity = h.store, h.id
 	if o.Now == nil {
 		o.Now = time.Now
-	}
-	o.Dial = func(string) (Clients, error) {
-		transport := &http.Transport{}
-		c := &http.Client{Transport: transport}
-		return Clients{c, c, transport.CloseIdleConnections}, nil
 	}
 	if o.Ask == nil {
 		o.Ask = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
@@ -64,7 +79,8 @@ func newHouse(t testing.TB, own string, o Options) *house {
 	storeCtx, stopStore := context.WithCancel(context.Background())
 	go func() { stores <- h.store.Run(storeCtx) }()
 	go func() { peers <- h.peers.Run(ctx) }()
-	t.Cleanup(func() {
+	h.leave = func() {
+		h.leave = nil
 		stop()
 		h.peers.Shutdown()
 		if err := <-peers; err != nil {
@@ -79,8 +95,12 @@ func newHouse(t testing.TB, own string, o Options) *house {
 		if err := h.store.Close(); err != nil {
 			t.Errorf("close: %v", err)
 		}
+	}
+	t.Cleanup(func() {
+		if h.leave != nil {
+			h.leave()
+		}
 	})
-	return h
 }
 
 func (h *house) url() string { return h.server.URL }
