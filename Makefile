@@ -100,6 +100,7 @@ soak:
 	SOAK_SEEDS=$${SOAK_SEEDS:-1000} go test -count=1 -timeout 0 -run '^TestAnyHistory' ./digest
 	SOAK_SEEDS=$${SOAK_SEEDS:-100} SOAK_READERS=$${SOAK_READERS:-9000} \
 		go test -count=1 -timeout 0 -run '^TestReaders' ./hub
+	SOAK_SEEDS=$${SOAK_SEEDS:-50} go test -count=1 -timeout 0 -run '^TestThreeHubsAreAsOne' ./hub
 	SOAK_KILLS=$${SOAK_KILLS:-60} go test -count=1 -timeout 0 -run '^TestAHubThatIsKilled|^TestAPowerCutOfARealDisk' ./hub
 
 # ONLY=word tries those whose description has it.
