@@ -317,6 +317,33 @@ func TestAHubThatWasRestartedGoesOnWhereItWas(t *testing.T) {
 	})
 }
 
+func TestAPeerThatCannotGoOnFromWhereItWasTellsAllAnew(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
+		s := newScene(t)
+		var asked []string
+		s.bad.say(EndpointStream, func(w http.ResponseWriter, r *http.Request) {
+			at := r.Header.Get("Last-Event-ID")
+			if asked = append(asked, at); at != "00000bad.0" {
+				says("event: reset\ndata: {}\n\n")(w, r)
+				return
+			}
+			says(s.bad.states(uint64(len(asked)+6), level(badFile, uint64(len(asked)), "1")))(w, r)
+		})
+		if err := s.us.peers.Add(t.Context(), s.bad.peer(s.authority...)); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is heard", time.Minute, func() bool { return s.status().Session.Position == 7 })
+		if err := s.us.peers.Resync(t.Context(), s.bad.url()); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "it is heard anew", time.Minute, func() bool { return s.status().Session.Position == 9 })
+		if got, st := strings.Join(asked, " "), s.status(); got != "00000bad.0 00000bad.7 00000bad.0" || st.Heard.Changed != 2 || st.Failures != 0 {
+			t.Errorf("it is asked for what comes after %s, and is %+v", got, st)
+		}
+		s.goesOn()
+	})
+}
+
 func TestAPeerIsChangedWhileItIsHeard(t *testing.T) {
 	bubble.Test(t, func(t *testing.T) {
 		s := newScene(t)
