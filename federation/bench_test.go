@@ -86,3 +86,19 @@ func BenchmarkCrossing(b *testing.B) {
 		b.StartTimer()
 	}
 }
+
+// BenchmarkStates measures what the levels of one event cost who reads them.
+func BenchmarkStates(b *testing.B) {
+	var levels []graph.Level
+	for i := range maxStates {
+		levels = append(levels, graph.Level{URI: fmt.Sprintf("https://commons.example/wiki/File:Number_%d.jpg", i), Sver: uint64(i + 1), Cver: 7,
+			Type: "file", Heard: true, Known: true, Version: "28", Hash: "0123456789abcdef0123456789abcdef01234567", ChangedAt: time.Now(), Now: time.Now()})
+	}
+	data, n := encodeStates(levels)
+	for b.Loop() {
+		if got, err := decodeStates(data); len(got) != n || err != nil {
+			b.Fatal(len(got), err)
+		}
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*n), "ns/state")
+}

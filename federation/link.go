@@ -66,6 +66,7 @@ type link struct {
 	heard    time.Time               // last sign of life
 	met      bool                    // it was heard since the hub started
 	woken    time.Time               // by a request of the peer
+	waking   bool                    // and will be again
 	forsaken bool
 	counts   Counts
 	streams  int
@@ -144,14 +145,20 @@ func (l *link) compareSoon() {
 // as often as it likes.
 func (l *link) wake() {
 	l.mu.Lock()
-	idle := l.phase == Waiting && time.Since(l.woken) >= minBackOff
-	if idle {
-		l.woken = time.Now()
+	defer l.mu.Unlock()
+	if l.phase != Waiting || l.waking {
+		return
 	}
-	l.mu.Unlock()
-	if idle {
-		l.kick() // also out of the wait of a stream
-	}
+	l.waking = true
+	time.AfterFunc(time.Until(l.woken.Add(l.p.pace.of(minBackOff))), func() {
+		l.mu.Lock()
+		l.waking, l.woken = false, time.Now()
+		waits := l.phase == Waiting
+		l.mu.Unlock()
+		if waits {
+			l.kick() // also out of the wait of a stream
+		}
+	})
 }
 
 // end stops whatever runs for the link, and streams to the peer.

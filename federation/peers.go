@@ -184,6 +184,8 @@ var (
 	ErrNoPeer = errors.New("there is no such peer")
 	// ErrConfigured reports a peer that the configuration names, which alone changes it.
 	ErrConfigured = errors.New("the configuration names this peer, and it alone changes it")
+	// ErrUnfit reports a peer that cannot be one beside those that there are.
+	ErrUnfit = errors.New("it does not go with who speaks for what")
 	// ErrTooManyPeers reports that there is no room for one more.
 	ErrTooManyPeers = fmt.Errorf("there are %d peers, and no more are taken", MaxPeers)
 )
@@ -401,6 +403,9 @@ func (p *Peers) Add(ctx context.Context, peer Peer) error {
 		}
 	}
 	err := CheckPeers(p.o.Identity.Hub(), p.own, list, p.o.Schemes...)
+	if err != nil && !errors.Is(err, ErrTooManyPeers) {
+		err = fmt.Errorf("%w: %w", ErrUnfit, err)
+	}
 	if l := p.links[peer.URL]; err == nil && l != nil && l.peer.Configured {
 		err = ErrConfigured
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 	"unicode/utf8"
 
@@ -42,30 +43,8 @@ func malformed(format string, args ...any) error {
 
 // A states event carries levels and the teller's clock.
 type statesShape struct {
-	Now    time.Time `json:"now"`
-	States stateList `json:"states"`
-}
-
-type stateList []stateShape
-
-// UnmarshalJSON reads up to [maxStatesTaken] states. Of 1 MiB without any limit would
-// become a hundred.
-func (l *stateList) UnmarshalJSON(b []byte) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	if t, err := d.Token(); err != nil || t != json.Delim('[') {
-		return errors.New("states is not a list")
-	}
-	for d.More() {
-		if len(*l) == maxStatesTaken {
-			return fmt.Errorf("more than %d in one event", maxStatesTaken)
-		}
-		var s stateShape
-		if err := d.Decode(&s); err != nil {
-			return err
-		}
-		*l = append(*l, s)
-	}
-	return nil
+	Now    time.Time    `json:"now"`
+	States []stateShape `json:"states"`
 }
 
 // stateShape is a level as it travels.
@@ -114,6 +93,56 @@ func encodeStates(levels []graph.Level) (b []byte, n int) {
 	return append(b, `]}`...), n
 }
 
+// read reads the members of an event one by one, and up to [maxStatesTaken] states: whole,
+// 1 MiB without any limit would become a hundred, and would be looked through twice.
+func (m *statesShape) read(d *json.Decoder) error {
+	if t, err := d.Token(); err != nil || t != json.Delim('{') {
+		return errors.New("it is not an object")
+	}
+	for d.More() {
+		name, err := d.Token()
+		if err != nil {
+			return err
+		}
+		switch name {
+		case "now":
+			err = d.Decode(&m.Now)
+		case "states":
+			err = m.readStates(d)
+		default:
+			err = d.Decode(new(json.RawMessage))
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if _, err := d.Token(); err != nil {
+		return err
+	}
+	if _, err := d.Token(); err != io.EOF {
+		return errors.New("something follows the object")
+	}
+	return nil
+}
+
+func (m *statesShape) readStates(d *json.Decoder) error {
+	if t, err := d.Token(); err != nil || t != json.Delim('[') {
+		return errors.New("it is not a list")
+	}
+	for m.States = m.States[:0]; d.More(); {
+		if len(m.States) == maxStatesTaken {
+			return fmt.Errorf("more than %d in one event", maxStatesTaken)
+		}
+		var s stateShape
+		if err := d.Decode(&s); err != nil {
+			return err
+		}
+		m.States = append(m.States, s)
+	}
+	_, err := d.Token()
+	return err
+}
+
 // decodeStates reads the levels of an event. What it does not know it passes over:
 // later versions may say more. What is wrong with a single level is not looked at.
 func decodeStates(b []byte) ([]graph.Level, error) {
@@ -121,7 +150,7 @@ func decodeStates(b []byte) ([]graph.Level, error) {
 		return nil, malformed("states: it is not UTF-8")
 	}
 	var m statesShape
-	if err := json.Unmarshal(b, &m); err != nil {
+	if err := m.read(json.NewDecoder(bytes.NewReader(b))); err != nil {
 		return nil, malformed("states: %w", err)
 	}
 	if m.Now.IsZero() {

@@ -395,7 +395,7 @@ func (s *Store) Misfit(ctx context.Context, peer string, gap *GapError) error {
 func (t *txn) misfit(p PeerID, gap *GapError) {
 	c := t.s.peers.sessions[p]
 	switch {
-	case c == nil, gap.Generation > maxLevel: // there is no such peer, or it has no sense
+	case c == nil, gap.Generation >= maxLevel: // there is no such peer, or it has no sense
 	case gap.Epoch == c.own && c.own == t.s.epoch && gap.Generation == c.generation && c.taken <= gap.Applied && gap.Applied <= c.last:
 		t.opsTaken(p, gap.Generation, gap.Applied)
 	default:

@@ -64,6 +64,7 @@ type peerTells struct {
 	Waiting    int    `json:"waiting"`
 	Told       uint64 `json:"told"`
 	Denied     uint64 `json:"denied"`
+	Faulty     uint64 `json:"faulty"`
 	Streams    int    `json:"streams"`
 }
 
@@ -82,7 +83,7 @@ func shapePeer(s *federation.Status) peerShape {
 			Changed: s.Heard.Changed, Same: s.Heard.Same, Old: s.Heard.Old, Unwanted: s.Heard.Unwanted, Refused: s.Refused,
 			Sessions: s.Sessions, Failures: s.Failures, Compared: s.Compared.UTC(), Mended: s.Mended},
 		Tells: peerTells{Epoch: shapeEpoch(s.Client.Epoch), Interests: s.Client.Interests, Generation: s.Client.Generation,
-			Applied: s.Client.Applied, Acked: s.Client.Acked, Waiting: s.Client.Waiting, Told: s.Told, Denied: s.Denied, Streams: s.Streams}}
+			Applied: s.Client.Applied, Acked: s.Client.Acked, Waiting: s.Client.Waiting, Told: s.Told, Denied: s.Denied, Faulty: s.Faulty, Streams: s.Streams}}
 	if p.Authority == nil {
 		p.Authority = []string{}
 	}
@@ -199,8 +200,8 @@ func (h *Hub) postPeers(p *federation.Peers, w http.ResponseWriter, r *http.Requ
 	}
 	patient(w)
 	if err := p.Add(r.Context(), peer); err != nil {
-		if known := (*refusal)(nil); problemOf(err).Status == http.StatusInternalServerError && !errors.As(err, &known) {
-			return refuse(badValue, "authority", "%v", err) // what it says is about what was sent
+		if errors.Is(err, federation.ErrUnfit) && problemOf(err).Status == http.StatusInternalServerError { // nothing more is known of it
+			return refuse(badValue, "authority", "%v", err)
 		}
 		return err
 	}

@@ -41,8 +41,9 @@ func TestBenchFindsARealHubExact(t *testing.T) {
 		{"all", []string{"--rate", "200"}, 50},
 		{"sparse", []string{"--filters", "sparse", "--rate", "200"}, 1},
 		{"host", []string{"--filters", "host", "--rate", "200"}, 5},
-		{"mix as fast as it goes", []string{"--filters", "mix"}, 0},
-		{"mix read by goroutines", []string{"--filters", "mix", "--portable", "--threads", "2"}, 0},
+		// Long enough that something is published and delivered in it, however much else runs.
+		{"mix as fast as it goes", []string{"--filters", "mix", "--duration", "2s"}, 0},
+		{"mix read by goroutines", []string{"--filters", "mix", "--portable", "--threads", "2", "--duration", "2s"}, 0},
 		{"a fifth stalled", []string{"--stalled", "20", "--rate", "200", "--size", "1000"}, 40},
 		{"gathered", []string{"--linger", "20ms", "--rate", "200"}, 50},
 		{"resume", []string{"--resume", "--notices", "2000"}, 50},

@@ -174,7 +174,7 @@ func drawPeer(w io.Writer, own *client.HubIdentity, p *client.Peer) {
 	field(w, "  interests", t.Interests)
 	field(w, "  states told", t.Told)
 	field(w, "  lag", waiting(p)+" states that it has not acknowledged")
-	field(w, "  denied", fmt.Sprint(t.Denied, " resources that it may not have"))
+	field(w, "  denied", fmt.Sprint(t.Denied, " resources that it may not have, and ", t.Faulty, " requests that were none"))
 	field(w, "  streams", t.Streams)
 	if own != nil {
 		fmt.Fprintln(w, "this hub, as its peers know it")

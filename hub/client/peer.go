@@ -79,6 +79,7 @@ type PeerTells struct {
 	Waiting    int    `json:"waiting"` // states that it has not acknowledged, counted up to 10,000
 	Told       uint64 `json:"told"`
 	Denied     uint64 `json:"denied"` // resources that it asked for and may not have
+	Faulty     uint64 `json:"faulty"` // requests in its name that were none, or did not prove who asks
 	Streams    int    `json:"streams"`
 }
 

@@ -16,7 +16,7 @@ const (
 		`"last_heard":"2026-11-22T02:12:49Z","authority":["https://files.example"],` +
 		`"hears":{"epoch":"1f00c5d2","position":1,"mirrors":2,"generation":3,"pending":4,"taken":5,"rejected":6,"first_rejected":"why",` +
 		`"changed":7,"same":8,"old":9,"unwanted":10,"refused":11,"sessions":12,"failures":13,"compared":"2026-11-22T02:12:49Z","mended":14},` +
-		`"tells":{"epoch":"5f3a0000","interests":15,"generation":16,"applied":17,"acked":18,"waiting":19,"told":20,"denied":21,"streams":22}}`
+		`"tells":{"epoch":"5f3a0000","interests":15,"generation":16,"applied":17,"acked":18,"waiting":19,"told":20,"denied":21,"faulty":23,"streams":22}}`
 )
 
 var peerCalls = []call{
