@@ -67,7 +67,7 @@ func TestBenchFindsTwoRealPeersExact(t *testing.T) {
 			t.Fatalf("exit code %d, not exact: %s", code, said)
 		}
 		// 10 updates beside 100 a second are given 50 files to change, and 6 more for 8 requests to share.
-		if files := 10 + 10 + 56 + 300 + 2; r.Files != files || r.Pages != files-1+600 {
+		if files := 10 + 10 + 56 + 300 + 3; r.Files != files || r.Pages != files-1+600 {
 			t.Errorf("%d files and %d pages, want %d and %d", r.Files, r.Pages, files, files-1+600)
 		}
 		for _, p := range []bench.Crossings{r.Idle, r.Loaded} {
@@ -135,8 +135,9 @@ func TestBenchFindsOutWhatAPeerDoesWrong(t *testing.T) {
 	if err := acquaint(t.Context(), first, second); err != nil {
 		t.Fatal(err)
 	}
-	// Of 20 files that change and a last one, page 21 is the first of those of one file.
-	const of = "pages.bench/21\""
+	// After 20 files that change and two that show where the stream ends, page 22 is the
+	// first of those of one file.
+	const of = "pages.bench/22\""
 	for _, c := range []struct {
 		name, path string
 		twist      func(piece string) string

@@ -106,7 +106,7 @@ type layout struct {
 	idle, loaded stretch // changed one after the other
 	beside       stretch // changed meanwhile
 	away         stretch // changed while the peer is away
-	last         int     // changed in the end: whoever hears of it has heard all before
+	ends         stretch // changed, the one before the hot file and the other in the end: whoever hears of one has heard all before
 	hot          int     // the file of many pages
 	many         stretch // these
 }
@@ -125,7 +125,7 @@ func layoutOf(o *PeerOptions) (l layout) {
 		l.beside = take((int(n)/besides + 1) * besides)
 	}
 	l.away = take(o.Files)
-	l.last = take(1).from
+	l.ends = take(2)
 	l.hot = end
 	l.many = take(o.Dependents)
 	return l
@@ -604,13 +604,32 @@ func (r *peersRun) peersMoment(ctx context.Context) (m peersMoment, err error) {
 	return m, err
 }
 
+// readOn listens, and returns when all has been read that was written before: it changes a
+// file, whose page comes after all others.
+func (r *peersRun) readOn(ctx context.Context, file int) (stop func() error, err error) {
+	s := stretch{file, file + 1}
+	w := r.refreshes.watch(s)
+	if stop, err = r.refreshes.listen(ctx); err != nil {
+		return nil, err
+	}
+	if err = r.edit(ctx, s); err == nil {
+		_, err = r.await(ctx, w) // what is lost will be found
+	}
+	if err != nil {
+		return nil, errors.Join(err, stop())
+	}
+	return stop, nil
+}
+
 // measureEdit changes the file of many pages.
 func (r *peersRun) measureEdit(ctx context.Context) error {
 	l := &r.layout
 	if l.many.count() == 0 {
 		return nil
 	}
-	stop, err := r.refreshes.listen(ctx)
+	// The stream is read to its end first, or what was written while nobody listened would
+	// count for lateness.
+	stop, err := r.readOn(ctx, l.ends.from)
 	if err != nil {
 		return err
 	}

@@ -24,11 +24,11 @@ func TestEachFileHasItsPartAndItsPageOrMany(t *testing.T) {
 	}{
 		{"all parts", PeerOptions{Updates: 10, Rate: 100, Files: 20, Dependents: 5},
 			// 10 updates of 50 ms beside 100 a second are 50 files; 56 are shared by 8 requests.
-			layout{idle: stretch{0, 10}, loaded: stretch{10, 20}, beside: stretch{20, 76}, away: stretch{76, 96}, last: 96, hot: 97, many: stretch{97, 102}}, 98, 102},
+			layout{idle: stretch{0, 10}, loaded: stretch{10, 20}, beside: stretch{20, 76}, away: stretch{76, 96}, ends: stretch{96, 98}, hot: 98, many: stretch{98, 103}}, 99, 103},
 		{"no load", PeerOptions{Updates: 10, Rate: -1, Files: 20, Dependents: 5},
-			layout{idle: stretch{0, 10}, away: stretch{10, 30}, last: 30, hot: 31, many: stretch{31, 36}}, 32, 36},
+			layout{idle: stretch{0, 10}, away: stretch{10, 30}, ends: stretch{30, 32}, hot: 32, many: stretch{32, 37}}, 33, 37},
 		{"nothing", PeerOptions{Updates: -1, Files: -1, Dependents: -1},
-			layout{last: 0, hot: 1, many: stretch{1, 1}}, 1, 1},
+			layout{ends: stretch{0, 2}, hot: 2, many: stretch{2, 2}}, 2, 2},
 	} {
 		c.o.Hub, c.o.Peer = "http://a.test", "http://b.test"
 		o, err := c.o.withDefaults()

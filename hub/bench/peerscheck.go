@@ -86,7 +86,11 @@ func (r *PeersReport) fail(count *uint64, format string, a ...any) {
 // against who had to be.
 func (r *peersRun) judge(ctx context.Context) error {
 	r.say("checking %d files and %d pages", r.report.Files, r.report.Pages)
-	if err := r.hearLast(ctx); err != nil {
+	stop, err := r.readOn(ctx, r.layout.ends.from+1)
+	if err == nil {
+		err = stop()
+	}
+	if err != nil {
 		return err
 	}
 	for _, hub := range []*client.Client{r.owner, r.peer} {
@@ -105,24 +109,6 @@ func (r *peersRun) judge(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// hearLast changes a last file: its page comes after all others.
-func (r *peersRun) hearLast(ctx context.Context) error {
-	last := stretch{r.layout.last, r.layout.last + 1}
-	w := r.refreshes.watch(last)
-	stop, err := r.refreshes.listen(ctx)
-	if err != nil {
-		return err
-	}
-	defer stop()
-	if err := r.edit(ctx, last); err != nil {
-		return err
-	}
-	if _, err := r.await(ctx, w); err != nil { // what is lost is found now
-		return err
-	}
-	return stop()
 }
 
 // changed reports whether the file of a page has changed since the page was made.
