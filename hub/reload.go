@@ -259,7 +259,12 @@ func (h *Hub) configure(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return h.configurePeers(ctx, &h.inForce.config)
+	err = h.configurePeers(ctx, &h.inForce.config)
+	if full := (*graph.NoSpaceError)(nil); errors.As(err, &full) {
+		h.log.Error("peers of the configuration are not written down; they are when there is room", "err", err)
+		return nil
+	}
+	return err
 }
 
 // postReload has the configuration read again.

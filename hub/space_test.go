@@ -115,3 +115,16 @@ func machineWith(disk vfs.FS) machine {
 	m.store = func(o *graph.Options) { o.FS = disk }
 	return m
 }
+
+func TestAHubWithAFullDiskStartsAlsoWithAPeerThatItDoesNotKnowYet(t *testing.T) {
+	disk := narrowDisk{vfs.Default, make(chan uint64, 1)}
+	disk.free <- 2 << 30
+	cfg := DefaultConfig()
+	cfg.Listen, cfg.Data, cfg.Cache, cfg.MinFree = "127.0.0.1:0", t.TempDir(), minCache, 3<<30
+	cfg.PublicURL = "http://127.0.0.1:1"
+	cfg.Federation.Peers = []PeerConfig{{URL: "http://127.0.0.1:2", Fingerprint: "SHA256:" + strings.Repeat("A", 43), Authority: []string{"https://files.example"}}}
+	h := runHub(t, func() (*Hub, error) { return newOn(machineWith(disk), cfg, slog.New(slog.DiscardHandler)) })
+	h.health("read-only")
+	disk.set(1 << 40)
+	h.health("ready")
+}
